@@ -1,0 +1,71 @@
+"""Counts: how often an item was engaged with, in all and lately, exact per item and partition.
+
+A blob is four words: events, positive events, decayed weight of the positive ones, its landmark (whole half-lives).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage import decay, ragged
+from storage.arrays import F64s, I64s, U64s
+from storage.state import COUNTS, State
+
+WORDS = 4
+EVENTS, POSITIVES, DECAYED, LANDMARK = range(WORDS)
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """Counts of items summed over partitions. `decayed` is decayed to the moment asked for. All arrays (N,)."""
+
+    events: I64s
+    positives: I64s
+    decayed: F64s
+
+
+class Counts:
+    """Reads the counts; a read after a commit sees it."""
+
+    def __init__(self, state: State, partitions: int, half_life_ms: int) -> None:
+        self._state = state
+        self._partitions = partitions
+        self._half_life_ms = half_life_ms
+
+    def read(self, items: U64s, *, as_of_ms: int) -> ItemCounts:
+        """Counts of these items, zeros where nothing is known."""
+        total = ItemCounts(np.zeros(len(items), np.int64), np.zeros(len(items), np.int64), np.zeros(len(items)))
+        for partition in range(self._partitions):
+            table = load_counts(self._state.read(COUNTS, partition, items))
+            total = ItemCounts(
+                total.events + table[:, EVENTS],
+                total.positives + table[:, POSITIVES],
+                total.decayed + self.decayed(table, as_of_ms),
+            )
+        return total
+
+    def decayed(self, table: I64s, as_of_ms: int) -> F64s:
+        """The decayed column of a (N, 4) table at `as_of_ms`: (N,)."""
+        age = np.clip(as_of_ms / self._half_life_ms - table[:, LANDMARK], -1000.0, 1000.0)
+        weights: F64s = np.ldexp(table[:, DECAYED].astype(np.float64), -decay.SCALE_BITS) * np.exp2(-age)
+        return weights
+
+    def scan(self) -> Iterator[tuple[int, I64s]]:
+        """All (item, (4,) row) pairs, partition by partition: an item may come once in each."""
+        for partition in range(self._partitions):
+            for item, blob in self._state.scan(COUNTS, partition):
+                yield item, np.frombuffer(blob, dtype=np.int64)
+
+
+def load_counts(blobs: Sequence[bytes | None]) -> I64s:
+    """Stored counts as a table: (N, 4)."""
+    table = np.zeros((len(blobs), WORDS), dtype=np.int64)
+    flat, begin = ragged.words(blobs)
+    table[np.diff(begin) > 0] = flat.view(np.int64).reshape(-1, WORDS)
+    return table
+
+
+def store_counts(table: I64s) -> list[memoryview]:
+    """The table as blobs, one per row."""
+    return ragged.cut(table.reshape(-1).view(np.uint64), np.arange(len(table) + 1, dtype=np.int64) * WORDS)

@@ -1,0 +1,30 @@
+"""Ids: strings outside, 64-bit hashes inside.
+
+A node id is xxh3-64 of the UTF-8 string, seeded by the kind of thing it names, so that a user and an item that share a
+name do not share an id. The strings themselves are kept beside the state (`storage/names.py`), which is also where a
+collision is noticed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xxhash
+
+from storage.arrays import U64s
+
+ITEM, COLLECTION, QUERY, USER, EVENT = range(5)
+KINDS = {"item": ITEM, "collection": COLLECTION, "query": QUERY, "user": USER}
+
+
+def hash_id(name: str, kind: int) -> int:
+    """The 64-bit id of a name of this kind; never 0, which means "none" in every array.
+
+    >>> hash_id("m1", ITEM) == hash_id("m1", ITEM), hash_id("m1", ITEM) == hash_id("m1", USER)
+    (True, False)
+    """
+    return xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), seed=kind) or 1
+
+
+def hash_ids(names: Sequence[str], kind: int) -> U64s:
+    """Ids of many names, in order."""
+    return np.fromiter((hash_id(name, kind) for name in names), dtype=np.uint64, count=len(names))

@@ -1,0 +1,87 @@
+"""Names: the strings behind the ids, and where a collision of two of them is noticed.
+
+A name is stored once, with the partition that keeps what is known of its owner; the first byte is its kind. A bounded
+cache of the names met lately spares the hashing.
+
+    ids, fresh, clashes = names.resolve(ITEM, ["a", "b"], partitions)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from storage.arrays import I64s, U64s
+from storage.ids import hash_id
+from storage.state import NAMES, State, Write
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Ids of names in order; the writes that make new ones known; positions whose id belongs to another name."""
+
+    ids: U64s
+    writes: list[Write]
+    fresh: dict[str, int]
+    clashes: list[int]
+
+
+class Names:
+    """The strings of one state. The cache holds at most `names_max` names and starts over when it is full."""
+
+    def __init__(self, state: State, *, names_max: int = 2_000_000) -> None:
+        self._state = state
+        self._names_max = names_max
+        self._known: dict[int, dict[str, int]] = {}
+
+    def resolve(self, kind: int, names: Sequence[str], partitions: I64s) -> Resolved:
+        """Ids of distinct names; partitions (N,) says where each name is kept."""
+        known = self._known.setdefault(kind, {})
+        ids = [known.get(name, 0) for name in names]
+        missing = [row for row, node in enumerate(ids) if node == 0]
+        if not missing:
+            return Resolved(np.array(ids, dtype=np.uint64), [], {}, [])
+        for row in missing:
+            ids[row] = hash_id(names[row], kind)
+        hashed = np.array(ids, dtype=np.uint64)
+        return self._register(kind, names, hashed, missing, partitions)
+
+    def learn(self, kind: int, fresh: dict[str, int]) -> None:
+        """Remember names whose writes are committed."""
+        known = self._known.setdefault(kind, {})
+        if len(known) + len(fresh) > self._names_max:
+            known.clear()
+        known.update(fresh)
+
+    def name(self, node: int, partition: int) -> str | None:
+        """The string behind an id."""
+        (blob,) = self._state.read(NAMES, partition, np.array([node], dtype=np.uint64))
+        return bytes(blob[1:]).decode("utf-8", "surrogatepass") if blob else None
+
+    def scan(self, kind: int, partition: int) -> Iterator[tuple[int, str]]:
+        """All (id, name) of a kind kept in a partition."""
+        for node, blob in self._state.scan(NAMES, partition):
+            if blob[0] == kind:
+                yield node, blob[1:].decode("utf-8", "surrogatepass")
+
+    def _register(self, kind: int, names: Sequence[str], ids: U64s, missing: list[int], partitions: I64s) -> Resolved:
+        rows = np.array(missing, dtype=np.int64)
+        fresh: dict[str, int] = {}
+        clashes: list[int] = []
+        writes: list[Write] = []
+        for partition in np.unique(partitions[rows]).tolist():
+            here = rows[partitions[rows] == partition]
+            new_ids: dict[int, bytes] = {}
+            for row, stored in zip(here.tolist(), self._state.read(NAMES, partition, ids[here]), strict=True):
+                node, body = int(ids[row]), bytes([kind]) + names[row].encode("utf-8", "surrogatepass")
+                other = stored if stored is not None else new_ids.get(node)
+                if other is not None and other != body:
+                    clashes.append(row)
+                    continue
+                fresh[names[row]] = node
+                if stored is None:
+                    new_ids[node] = body
+            if new_ids:
+                keys = sorted(new_ids)
+                writes.append(Write(NAMES, partition, np.array(keys, dtype=np.uint64), [new_ids[key] for key in keys]))
+        return Resolved(ids, writes, fresh, clashes)

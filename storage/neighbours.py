@@ -1,0 +1,106 @@
+"""Neighbours: a node's weighted, decayed neighbours by relation, at most twice the bound between trims.
+
+A blob is the landmark (whole half-lives) and 16 bytes a neighbour (node; weight), in order of arrival.
+
+    Neighbours(state, partitions, half_life_ms).read(CO_ENGAGED, nodes, as_of_ms=...)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numba import njit
+
+from storage import decay, ragged
+from storage.arrays import F64s, I64s, U64s
+from storage.state import NEIGHBOURS, State
+
+CO_ENGAGED: Final = 0
+IN_COLLECTION: Final = 1
+SHOWN_NEXT_TO: Final = 2
+RELATIONS: Final = {"co_engaged": CO_ENGAGED, "in_collection": IN_COLLECTION, "shown_next_to": SHOWN_NEXT_TO}
+SALTS: Final = np.array([0, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
+"""A list is stored under `node ^ SALTS[relation]`."""
+
+
+def node_partition(nodes: U64s, partitions: int) -> I64s:
+    """The partition that keeps what is known of a node: (N,)."""
+    return (nodes % np.uint64(partitions)).astype(np.int64)
+
+
+@dataclass
+class NeighbourSet:
+    """The lists a batch touches, with room for what it adds: row r owns `start[r]:start[r + 1]`."""
+
+    start: I64s
+    nodes: U64s
+    weights: I64s
+    size: I64s
+    landmark: I64s
+
+
+class Neighbours:
+    """Reads the lists; a read after a commit sees it."""
+
+    def __init__(self, state: State, partitions: int, half_life_ms: int) -> None:
+        self._state = state
+        self._partitions = partitions
+        self._half_life_ms = half_life_ms
+
+    def read(self, relation: int, nodes: U64s, *, as_of_ms: int) -> list[tuple[U64s, F64s]]:
+        """For each node its neighbours, heaviest first (ties by id), with weights decayed to `as_of_ms`."""
+        partition_of = node_partition(nodes, self._partitions)
+        found: list[tuple[U64s, F64s]] = [(nodes[:0], np.empty(0))] * len(nodes)
+        for partition in np.unique(partition_of).tolist():
+            rows = np.flatnonzero(partition_of == partition)
+            blobs = self._state.read(NEIGHBOURS, partition, nodes[rows] ^ SALTS[relation])
+            for row, blob in zip(rows.tolist(), blobs, strict=True):
+                if blob is not None:
+                    found[row] = self._decode(blob, as_of_ms)
+        return found
+
+    def _decode(self, blob: bytes, as_of_ms: int) -> tuple[U64s, F64s]:
+        flat = np.frombuffer(blob, dtype=np.uint64)
+        nodes, weights = flat[1::2], flat[2::2]
+        order = np.lexsort((nodes, -weights.astype(np.int64)))
+        return nodes[order], decay.at(weights[order], int(flat[:1].view(np.int64)[0]), as_of_ms, self._half_life_ms)
+
+
+def load_neighbours(blobs: Sequence[bytes | None], added: I64s, *, neighbours_max: int) -> NeighbourSet:
+    """Unpack stored lists with room for `added[r]` more, never beyond twice the bound."""
+    flat, begin = ragged.words(blobs)
+    size = (np.diff(begin) - 1).clip(min=0) // 2
+    start = ragged.starts(np.minimum(size + added, 2 * neighbours_max))
+    held = NeighbourSet(start, np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64), size, np.zeros(len(blobs), np.int64))
+    _unpack(flat, begin, start, held.nodes, held.weights, held.landmark)
+    return held
+
+
+def store_neighbours(held: NeighbourSet) -> list[memoryview]:
+    """The working set as blobs, one per row."""
+    begin = ragged.starts(1 + 2 * held.size)
+    return ragged.cut(_pack(begin, held.start, held.nodes, held.weights, held.size, held.landmark), begin)
+
+
+@njit(cache=True, nogil=True)
+def _unpack(flat: U64s, begin: I64s, start: I64s, nodes: U64s, weights: I64s, landmark: I64s) -> None:
+    for row in range(len(begin) - 1):
+        at = begin[row]
+        if begin[row + 1] == at:
+            continue
+        landmark[row] = np.int64(flat[at])
+        for i in range((begin[row + 1] - at - 1) // 2):
+            nodes[start[row] + i] = flat[at + 1 + 2 * i]
+            weights[start[row] + i] = np.int64(flat[at + 2 + 2 * i])
+
+
+@njit(cache=True, nogil=True)
+def _pack(begin: I64s, start: I64s, nodes: U64s, weights: I64s, size: I64s, landmark: I64s) -> U64s:
+    flat = np.empty(begin[-1], dtype=np.uint64)
+    for row in range(len(size)):
+        flat[begin[row]] = np.uint64(landmark[row])
+        for i in range(size[row]):
+            flat[begin[row] + 1 + 2 * i] = nodes[start[row] + i]
+            flat[begin[row] + 2 + 2 * i] = np.uint64(weights[start[row] + i])
+    return flat

@@ -1,0 +1,43 @@
+"""Reading and writing rows that lie in several partitions, as if they lay in one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from storage.arrays import I64s, U64s
+from storage.ragged import number_rows
+from storage.state import State, Write
+
+
+def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
+    """Distinct ids ascending, and each element's row among them: (R,), (N,). Ascending ids are read and written fastest."""
+    distinct, rows = number_rows(ids)
+    order = np.argsort(distinct)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return distinct[order], place[rows]
+
+
+def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[bytes | None]:
+    """Blobs of (partition, id) rows, in their order."""
+    where = np.unique(partitions).tolist()
+    if len(where) == 1:
+        return state.read(table, where[0], ids)
+    found: list[bytes | None] = [None] * len(ids)
+    for partition in where:
+        here = np.flatnonzero(partitions == partition)
+        for row, blob in zip(here.tolist(), state.read(table, partition, ids[here]), strict=True):
+            found[row] = blob
+    return found
+
+
+def write_rows(table: str, partitions: I64s, ids: U64s, values: Sequence[bytes | memoryview | None]) -> list[Write]:
+    """The writes of (partition, id) rows, one per partition."""
+    where = np.unique(partitions).tolist()
+    if len(where) == 1:
+        return [Write(table, where[0], ids, values)]
+    writes = []
+    for partition in where:
+        here = np.flatnonzero(partitions == partition)
+        writes.append(Write(table, partition, ids[here], [values[row] for row in here.tolist()]))
+    return writes

@@ -1,0 +1,101 @@
+"""State: keyed blobs with a watermark, changed only by one atomic commit that compares and sets.
+
+What lives here knows nothing of events; `storage/histories.py` and its siblings say what the blobs mean. A partition is
+owned by whoever claimed it last: a claim raises its epoch, and a commit under an older epoch is refused.
+
+    claim = state.claim("events", 0, log.topic_id("events"))
+    state.commit([Advance(claim, before=claim.watermark, after=42)], [Write(HISTORIES, 0, ids, blobs)])
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from storage.arrays import U64s
+
+HISTORIES: Final = "histories"
+SEEN: Final = "seen"
+COUNTS: Final = "counts"
+NEIGHBOURS: Final = "neighbours"
+NODES: Final = "nodes"
+DIRTY: Final = "dirty"
+EMBEDDED: Final = "embedded"
+NAMES: Final = "names"
+TALLIES: Final = "tallies"
+TABLES: Final = (HISTORIES, SEEN, COUNTS, NEIGHBOURS, NODES, DIRTY, EMBEDDED, NAMES, TALLIES)
+DIGESTED: Final = (HISTORIES, SEEN, COUNTS, NEIGHBOURS)
+
+
+class Fenced(RuntimeError):
+    """Someone else claimed the partition since: drop the batch and every cache of it, then claim again if it is still ours."""
+
+
+class WatermarkMoved(RuntimeError):
+    """The stored watermark is not the one this batch started from: nothing was written."""
+
+
+class Gap(RuntimeError):
+    """The log no longer holds what comes after the watermark, or is not the log that was read."""
+
+
+class ShapeChanged(RuntimeError):
+    """The state was built with other settings (bounds, half-lives, partitions); the message names them and the way out."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to write one partition of one stream, until somebody claims it again. `watermark` = next offset to apply."""
+
+    stream: str
+    partition: int
+    epoch: int
+    watermark: int
+    topic_id: str
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Move one watermark from `before` (must be the stored one) to `after`."""
+
+    claim: Claim
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Write:
+    """New blobs of one table and partition, one per id; None deletes."""
+
+    table: str
+    partition: int
+    ids: U64s
+    values: Sequence[bytes | memoryview | None]
+
+
+class State(Protocol):
+    """Read after commit sees all of it; a commit is all or nothing, also when the process dies in the middle."""
+
+    def shape(self, wanted: dict[str, str | int | float]) -> None:
+        """Store what shapes the state on first use; later raise `ShapeChanged` if any value differs."""
+
+    def claim(self, stream: str, partition: int, topic_id: str) -> Claim:
+        """Raise the partition's epoch and return it with the watermark. A new topic id raises `Gap` unless it is the first."""
+
+    def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
+        """Accept, on record, that the stream goes on at `watermark` of `topic_id` (a new id gets the next incarnation)."""
+
+    def watermarks(self, stream: str) -> dict[int, int]:
+        """Next offset to apply, by partition."""
+
+    def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
+        """Blobs in the order asked; None where there is none."""
+
+    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        """Compare epochs and watermarks, then write everything at once. Raises `Fenced`, `WatermarkMoved`."""
+
+    def scan(self, table: str, partition: int) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) of a table's partition, by ascending id."""
+
+    def close(self) -> None:
+        """Flush and release; a clean close is noted."""

@@ -1,0 +1,203 @@
+"""Embedded state: LMDB without a sync at each commit, so it survives the death of the process, not of the machine.
+
+A clean close is noted with the machine's boot id. Opened after another boot without one, the state cannot be trusted and
+`LmdbState.open` says so by starting empty: the engine then rebuilds it from archive and log.
+
+    state = LmdbState(Path("data/state"), boot_id=boot_id())
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+import numpy as np
+
+from storage.arrays import U64s
+from storage.state import TABLES, Advance, Claim, Fenced, Gap, ShapeChanged, WatermarkMoved, Write
+
+_BOOT: Final = b"boot"
+_SHAPE: Final = b"shape"
+
+
+class _Held(msgspec.Struct):
+    epoch: int = 0
+    watermark: int = 0
+    topic_id: str = ""
+    incarnation: int = 0
+
+
+class LmdbState:
+    """One environment with a database per table; keys are partition and id, big-endian, so a scan ascends by id."""
+
+    def __init__(self, folder: Path, *, boot_id: str, state_bytes_max: int = 64 << 30, read_only: bool = False) -> None:
+        if not read_only:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._boot_id, self._read_only = folder, boot_id, read_only
+        self._env = lmdb.open(
+            str(folder), map_size=state_bytes_max, max_dbs=len(TABLES) + 1, sync=False, metasync=False, readonly=read_only, max_spare_txns=4
+        )  # fmt: skip
+        self._meta = self._env.open_db(b"meta", create=not read_only)
+        self._tables = {name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES}
+        self.distrusted = False
+        if not read_only:
+            self._open_once()
+
+    def shape(self, wanted: dict[str, str | int | float]) -> None:
+        """Store what shapes the state on first use; later raise `ShapeChanged` naming what differs."""
+        with self._env.begin(write=not self._read_only) as txn:
+            raw = txn.get(_SHAPE, db=self._meta)
+            if raw is None:
+                if not self._read_only:
+                    txn.put(_SHAPE, msgspec.json.encode(wanted), db=self._meta)
+                return
+        check_shape(msgspec.json.decode(raw), wanted)
+
+    def claim(self, stream: str, partition: int, topic_id: str) -> Claim:
+        """Raise the epoch. The first topic id is taken; another one raises `Gap`."""
+        with self._env.begin(write=True) as txn:
+            held = self._held(txn, stream, partition)
+            check_topic(held.topic_id, topic_id, stream, partition)
+            held.epoch, held.topic_id = held.epoch + 1, topic_id
+            txn.put(_key(stream, partition), msgspec.json.encode(held), db=self._meta)
+        return Claim(stream, partition, held.epoch, held.watermark, topic_id, held.incarnation)
+
+    def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
+        """Go on at `watermark`; a new topic id gets the next incarnation."""
+        with self._env.begin(write=True) as txn:
+            held = self._held(txn, stream, partition)
+            held.incarnation += held.topic_id not in ("", topic_id)
+            held.topic_id, held.watermark = topic_id, watermark
+            txn.put(_key(stream, partition), msgspec.json.encode(held), db=self._meta)
+
+    def watermarks(self, stream: str) -> dict[int, int]:
+        """Next offset to apply, by partition."""
+        found = {}
+        prefix = f"stream:{stream}:".encode()
+        with self._env.begin() as txn, txn.cursor(db=self._meta) as cursor:
+            if cursor.set_range(prefix):
+                for key, raw in cursor:
+                    if not key.startswith(prefix):
+                        break
+                    found[int(key[len(prefix) :])] = msgspec.json.decode(raw, type=_Held).watermark
+        return found
+
+    def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
+        """Blobs in the order asked. O(log n) each; ids in key order are read fastest."""
+        keys = _keys(partition, ids)
+        with self._env.begin(db=self._tables[table]) as txn:
+            return [txn.get(key) for key in keys]
+
+    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        """One transaction: compare epochs and watermarks, write, advance."""
+        with self._env.begin(write=True) as txn:
+            for advance in advances:
+                claim = advance.claim
+                held = self._held(txn, claim.stream, claim.partition)
+                check_advance(advance, held.epoch, held.watermark)
+                held.watermark = advance.after
+                txn.put(_key(claim.stream, claim.partition), msgspec.json.encode(held), db=self._meta)
+            for write in writes:
+                self._write(txn, write)
+
+    def scan(self, table: str, partition: int) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) by ascending id, as of now: a snapshot."""
+        prefix = partition.to_bytes(2, "big")
+        with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
+            if cursor.set_range(prefix):
+                for key, value in cursor:
+                    if not key.startswith(prefix):
+                        return
+                    yield int.from_bytes(key[2:], "big"), value
+
+    def sync(self) -> None:
+        """Write through to the disk."""
+        self._env.sync(True)
+
+    def used_bytes(self, table: str) -> int:
+        """Bytes of the pages a table takes."""
+        with self._env.begin() as txn:
+            stat = txn.stat(self._tables[table])
+        return int(stat["psize"]) * int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+    def reset(self) -> None:
+        """Forget everything: what follows is a rebuild."""
+        with self._env.begin(write=True) as txn:
+            for database in (self._meta, *self._tables.values()):
+                txn.drop(database, delete=False)
+            txn.put(_BOOT, self._boot_id.encode(), db=self._meta)
+
+    def close(self) -> None:
+        """Sync, note the clean close, release."""
+        if not self._read_only:
+            self._env.sync(True)
+            with self._env.begin(write=True) as txn:
+                txn.put(_BOOT, b"", db=self._meta)
+            self._env.sync(True)
+        self._env.close()
+
+    def _open_once(self) -> None:
+        with self._env.begin() as txn:
+            noted = txn.get(_BOOT, default=b"", db=self._meta).decode()
+        if noted not in ("", self._boot_id):
+            self.distrusted = True
+            self.reset()
+        with self._env.begin(write=True) as txn:
+            txn.put(_BOOT, self._boot_id.encode(), db=self._meta)
+
+    def _held(self, txn: lmdb.Transaction, stream: str, partition: int) -> _Held:
+        raw = txn.get(_key(stream, partition), db=self._meta)
+        return msgspec.json.decode(raw, type=_Held) if raw is not None else _Held()
+
+    def _write(self, txn: lmdb.Transaction, write: Write) -> None:
+        database = self._tables[write.table]
+        keys = _keys(write.partition, write.ids)
+        puts = [(key, value) for key, value in zip(keys, write.values, strict=True) if value is not None]
+        with txn.cursor(db=database) as cursor:
+            cursor.putmulti(puts)
+        if len(puts) < len(keys):
+            for key, value in zip(keys, write.values, strict=True):
+                if value is None:
+                    txn.delete(key, db=database)
+
+
+def boot_id() -> str:
+    """The machine's boot id: another one means that unsynced pages are gone."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else "unknown"
+
+
+def check_shape(stored: dict[str, str | int | float], wanted: dict[str, str | int | float]) -> None:
+    """Raise `ShapeChanged` naming every difference and the way out."""
+    differing = [f"{name}: stored {stored.get(name)!r}, asked {wanted.get(name)!r}" for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]
+    if differing:
+        raise ShapeChanged(f"this state was built with other settings ({'; '.join(differing)}). Start with the old ones, or rebuild: freshet rebuild")
+
+
+def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
+    """Raise `Gap` when the log is not the one that was read."""
+    if stored not in ("", found):
+        raise Gap(
+            f"partition {partition} of {stream!r} was read from topic id {stored}, the log now has {found}. "
+            "Rebuild from the archive (freshet rebuild), or accept the loss on record (freshet gap accept)."
+        )
+
+
+def check_advance(advance: Advance, epoch: int, watermark: int) -> None:
+    """Raise unless the claim is the latest and the watermark is where the batch began."""
+    if epoch != advance.claim.epoch:
+        raise Fenced(f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}")
+    if watermark != advance.before:
+        raise WatermarkMoved(f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}")
+
+
+def _key(stream: str, partition: int) -> bytes:
+    return f"stream:{stream}:{partition}".encode()
+
+
+def _keys(partition: int, ids: U64s) -> list[bytes]:
+    packed = np.empty(len(ids), dtype=[("partition", ">u2"), ("id", ">u8")])
+    packed["partition"], packed["id"] = partition, ids
+    flat = packed.tobytes()
+    return [flat[i : i + 10] for i in range(0, len(flat), 10)]

@@ -1,0 +1,271 @@
+"""Ingest: one batch of the log becomes state in one atomic commit.
+
+    ingest = Ingest(state, log, shape, names=Names(state)); ingest.claim()
+    applied = ingest.apply(records)
+
+Order of effects: 1. dead letters are appended; 2. names, histories, seen-sets, counts, neighbours, dirty marks, tallies
+and watermarks are committed at once; 3. caches learn what was committed. A crash before 2 repeats 1, which is harmless,
+because a letter is known by its origin.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from storage.arrays import Bools, I64s, U64s
+from storage.counts import load_counts, store_counts
+from storage.histories import load_histories, load_seen, store_histories, store_seen
+from storage.log import PACK, Entry, Log, Record
+from storage.names import Names
+from storage.neighbours import load_neighbours, node_partition, store_neighbours
+from storage.partitioned import distinct_rows, read_rows, write_rows
+from storage.ragged import group
+from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
+from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
+from stream.hashing import Hashed, hash_columns
+from stream.reducers import Edges, reduce_counts, reduce_neighbours, reduce_users
+from stream.shape import Shape
+from stream.validation import refusals
+from stream.wire import Decoded, decode
+
+EVENTS: Final = "events"
+_TALLY: Final = np.array([1], dtype=np.uint64)
+_PARTITION_SALT: Final = np.uint64(0xD6E8FEB86659FD93)
+
+
+class Tally(msgspec.Struct):
+    """What became of a partition's input, kept with its state in the same commit."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    dead_letters: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One committed batch: how many events it had, which items' counts or neighbours changed, which items are new."""
+
+    records: int
+    events: int
+    duplicates: int
+    dead_letters: list[DeadLetter]
+    items: U64s
+    counts: I64s
+    born: dict[str, int]
+    ts_ms: int
+    decoded: Decoded
+    valid: Bools
+
+
+@dataclass
+class _Batch:
+    hashed: Hashed
+    applied: Bools
+    edges: Edges
+    writes: list[Write] = field(default_factory=list)
+    items: U64s = field(default_factory=lambda: np.empty(0, np.uint64))
+    counts: I64s = field(default_factory=lambda: np.empty((0, 4), np.int64))
+
+
+def _no_fault(point: str) -> None:
+    """Where tests let the process die."""
+
+
+class Ingest:
+    """Applies records in the order given. `fault` is called at each named point of a commit."""
+
+    def __init__(self, state: State, log: Log, shape: Shape, *, names: Names, fault: Callable[[str], None] = _no_fault) -> None:
+        self._state, self._log, self._shape, self._names, self._fault = state, log, shape, names, fault
+        self._claims: dict[int, Claim] = {}
+        self._marks: dict[int, int] = {}
+        self._tallies: dict[int, Tally] = {}
+
+    def claim(self) -> dict[int, int]:
+        """Claim every partition and return the watermarks. Raises `Gap` when the log cannot continue them."""
+        topic = self._log.topic(EVENTS)
+        for partition in range(self._shape.partitions):
+            claim = self._state.claim(EVENTS, partition, topic.id)
+            check_gap(self._log, claim)
+            self._claims[partition], self._marks[partition] = claim, claim.watermark
+            (blob,) = self._state.read(TALLIES, partition, _TALLY)
+            self._tallies[partition] = msgspec.json.decode(blob, type=Tally) if blob else Tally()
+        return dict(self._marks)
+
+    @property
+    def tallies(self) -> dict[int, Tally]:
+        """What became of the input so far, by partition."""
+        return self._tallies
+
+    def apply(self, records: Sequence[Record], *, now_ms: int) -> Applied:
+        """Apply records in this order; those below the watermark are dropped. now_ms stamps dead letters' appends only."""
+        return self.apply_decoded(decode([r for r in records if r.offset >= self._marks[r.partition]]), now_ms=now_ms)
+
+    def apply_decoded(self, decoded: Decoded, *, now_ms: int) -> Applied:
+        """Apply records that were decoded already; all must be at or above their watermark."""
+        records = decoded.records
+        append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
+        reasons = refusals(decoded.events, append_ms, self._shape)
+        valid = np.ones(decoded.events.num_rows, dtype=np.bool_)
+        valid[list(reasons)] = False
+        hashed = self._hash(decoded, valid, reasons)
+        letters = self._letters(decoded, reasons)
+        if letters:
+            self._fault("before dead letters")
+            self._log.append(DEAD_LETTERS, [Entry(0, encode(letter)) for letter in letters], now_ms=now_ms)
+            self._fault("after dead letters")
+        batch = self._reduce(hashed, mark=records[-1].number if records else 0)
+        advances = self._advances(records)
+        tallies = self._tally(hashed, batch.applied, letters)
+        batch.writes += [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
+        self._fault("before commit")
+        self._state.commit(advances, batch.writes)
+        self._fault("after commit")
+        self._marks.update({a.claim.partition: a.after for a in advances})
+        self._tallies.update(tallies)
+        for kind, fresh in hashed.fresh:
+            self._names.learn(kind, fresh)
+        return self._applied(decoded, valid, letters, batch)
+
+    def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:
+        """Hash the valid rows; rows that are misrouted or whose id belongs to another name join the refused ones."""
+        hashed = hash_columns(*self._valid(decoded, valid), self._names, self._shape)
+        rows = np.flatnonzero(valid)
+        for row in hashed.clashed:
+            reasons[int(rows[row])] = "id collision: its 64-bit id belongs to another name"
+        if self._shape.partitions > 1:
+            landed = np.array([r.partition for r in decoded.records], dtype=np.int64)[decoded.record[rows]]
+            for row in np.flatnonzero(landed != hashed.partitions).tolist():
+                reasons[int(rows[row])] = "misrouted: the producer needs partitioner=murmur2_random (key = user_id)"
+        if np.all(valid[list(reasons)] == 0):
+            return hashed
+        valid[list(reasons)] = False
+        return hash_columns(*self._valid(decoded, valid), self._names, self._shape)
+
+    def _valid(self, decoded: Decoded, valid: Bools) -> tuple[pa.RecordBatch, list[str]]:
+        rows = np.flatnonzero(valid)
+        events = decoded.events if len(rows) == len(valid) else decoded.events.take(pa.array(rows))
+        given = events.column("event_id")
+        if given.null_count == 0:
+            return events, [""] * len(rows)
+        inc = {p: c.incarnation for p, c in self._claims.items()}
+        origins = []
+        for record, index in zip(decoded.record[rows].tolist(), decoded.index[rows].tolist(), strict=True):
+            at = decoded.records[record]
+            origins.append(f"{EVENTS}:{inc[at.partition]}:{at.partition}:{at.offset}:{index}")
+        return events, origins
+
+    def _letters(self, decoded: Decoded, reasons: dict[int, str]) -> list[DeadLetter]:
+        found = [(bad.record, bad.index, bad.reason, bad.raw) for bad in decoded.bad]
+        for row, reason in reasons.items():
+            n, index = int(decoded.record[row]), int(decoded.index[row])
+            found.append((n, index, reason, _raw(decoded, row, n)))
+        letters = []
+        for n, index, reason, raw in sorted(found, key=lambda f: f[:2]):
+            at = decoded.records[n]
+            incarnation = self._claims[at.partition].incarnation
+            letters.append(
+                DeadLetter(
+                    topic=EVENTS, incarnation=incarnation, partition=at.partition, offset=at.offset, index=index,
+                    reason=reason, append_ms=at.append_ms, raw=raw,
+                )
+            )  # fmt: skip
+        return letters
+
+    def _reduce(self, hashed: Hashed, *, mark: int) -> _Batch:
+        columns, shape, state = hashed.columns, self._shape, self._state
+        users, rows = distinct_rows(columns.users)
+        where = np.zeros(len(users), dtype=np.int64)
+        where[rows] = hashed.partitions
+        added = np.bincount(rows, minlength=len(users)).astype(np.int64)
+        held = load_histories(read_rows(state, HISTORIES, where, users), added, history_max=shape.history_max)
+        seen = load_seen(read_rows(state, SEEN, where, users), added, seen_max=shape.seen_max)
+        edges, applied = reduce_users(rows, columns, held, seen, shape)
+        batch = _Batch(hashed, applied, edges, list(hashed.writes))
+        if len(users):
+            batch.writes += write_rows(HISTORIES, where, users, store_histories(held))
+            batch.writes += write_rows(SEEN, where, users, store_seen(seen))
+            self._count(batch)
+        if len(edges.nodes):
+            self._connect(batch, mark)
+        return batch
+
+    def _count(self, batch: _Batch) -> None:
+        hashed, shape = batch.hashed, self._shape
+        columns = hashed.columns
+        keys, rows = distinct_rows(columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
+        where, items = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
+        where[rows], items[rows] = hashed.partitions, columns.items
+        table = load_counts(read_rows(self._state, COUNTS, where, items))
+        reduce_counts(table, rows, columns, batch.applied, shape)
+        used = table[:, 0] > 0
+        batch.items, batch.counts = items[used], table[used]
+        if used.any():
+            batch.writes += write_rows(COUNTS, where[used], items[used], store_counts(np.ascontiguousarray(table[used])))
+
+    def _connect(self, batch: _Batch, mark: int) -> None:
+        edges, shape = batch.edges, self._shape
+        list_ids, rows = distinct_rows(edges.list_ids)
+        nodes = np.zeros(len(list_ids), dtype=np.uint64)
+        nodes[rows] = edges.nodes
+        where = node_partition(nodes, shape.partitions)
+        order, begin = group(rows, len(list_ids))
+        lists = load_neighbours(read_rows(self._state, NEIGHBOURS, where, list_ids), np.diff(begin), neighbours_max=shape.neighbours_max)
+        reduce_neighbours(lists, order, begin, edges, shape)
+        batch.writes += write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
+        collections = batch.hashed.columns.collections
+        changed = np.unique(nodes[~np.isin(nodes, collections[collections != 0])])
+        if len(changed):
+            batch.writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, [mark.to_bytes(8, "little")] * len(changed))
+
+    def _advances(self, records: Sequence[Record]) -> list[Advance]:
+        after = {record.partition: record.offset + 1 for record in records}
+        return [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
+
+    def _tally(self, hashed: Hashed, applied: Bools, letters: list[DeadLetter]) -> dict[int, Tally]:
+        tallies: dict[int, Tally] = {}
+        for partition in {*np.unique(hashed.partitions).tolist(), *(letter.partition for letter in letters)}:
+            old, here = self._tallies[partition], hashed.partitions == partition
+            dead = dict(old.dead_letters)
+            for letter in letters:
+                if letter.partition == partition:
+                    dead[letter.kind] = dead.get(letter.kind, 0) + 1
+            tallies[partition] = Tally(old.accepted + int(here.sum()), old.duplicates + int((~applied[here]).sum()), dead)
+        return tallies
+
+    def _applied(self, decoded: Decoded, valid: Bools, letters: list[DeadLetter], batch: _Batch) -> Applied:
+        columns = batch.hashed.columns
+        return Applied(
+            records=len(decoded.records),
+            events=len(columns),
+            duplicates=int((~batch.applied).sum()),
+            dead_letters=letters,
+            items=batch.items,
+            counts=batch.counts,
+            born={name: node for kind, fresh in batch.hashed.fresh if kind == 0 for name, node in fresh.items()},
+            ts_ms=int(columns.stamps.max() >> np.uint64(16)) if len(columns) else 0,
+            decoded=decoded,
+            valid=valid,
+        )
+
+
+def check_gap(log: Log, claim: Claim) -> None:
+    """Raise `Gap` when the log's records do not continue at the claim's watermark."""
+    first, end = log.first_offset(claim.stream, claim.partition), log.end_offset(claim.stream, claim.partition)
+    if not first <= claim.watermark <= end:
+        raise Gap(
+            f"partition {claim.partition} of {claim.stream!r} is applied up to offset {claim.watermark}, the log holds {first}..{end}. "
+            "Rebuild from the archive (freshet rebuild), or accept the loss on record (freshet gap accept)."
+        )
+
+
+def _raw(decoded: Decoded, row: int, record: int) -> bytes:
+    """The bytes of a refused event: its message, or of a pack its own row as JSON."""
+    at = decoded.records[record]
+    if at.form != PACK:
+        return at.value[:65_536]
+    values = {k: v for k, v in decoded.events.slice(row, 1).to_pylist()[0].items() if v is not None}
+    return msgspec.json.encode(values)[:65_536]
