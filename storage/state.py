@@ -94,8 +94,8 @@ class State(Protocol):
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare epochs and watermarks, then write everything at once. Raises `Fenced`, `WatermarkMoved`."""
 
-    def scan(self, table: str, partition: int) -> Iterator[tuple[int, bytes]]:
-        """All (id, blob) of a table's partition, by ascending id."""
+    def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) of a table's partition with id >= `start`, by ascending id, as of now."""
 
     def close(self) -> None:
         """Flush and release; a clean close is noted."""

@@ -101,11 +101,11 @@ class LmdbState:
             for write in writes:
                 self._write(txn, write)
 
-    def scan(self, table: str, partition: int) -> Iterator[tuple[int, bytes]]:
-        """All (id, blob) by ascending id, as of now: a snapshot."""
+    def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) with id >= `start` by ascending id, as of now: a snapshot."""
         prefix = partition.to_bytes(2, "big")
         with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
-            if cursor.set_range(prefix):
+            if cursor.set_range(prefix + start.to_bytes(8, "big")):
                 for key, value in cursor:
                     if not key.startswith(prefix):
                         return

@@ -59,9 +59,9 @@ class MemoryState:
                 else:
                     rows[key_id] = bytes(value)
 
-    def scan(self, table: str, partition: int) -> Iterator[tuple[int, bytes]]:
-        """All (id, blob) by ascending id, as of now."""
-        yield from sorted(self._tables.get((table, partition), {}).items())
+    def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) with id >= `start` by ascending id, as of now."""
+        yield from sorted(row for row in self._tables.get((table, partition), {}).items() if row[0] >= start)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,0 +1,213 @@
+"""The embedded all-in-one: log, state, archive and vectors of one folder, and the one loop that keeps them fresh.
+
+    with Engine(settings) as engine:
+        engine.append_events([Body(...)]); engine.pump(now_ms=now_ms)
+
+One writer: the thread that calls `pump`. Appends may come from any thread; look-ups read what was committed.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from freshet.settings import Settings
+from storage.archive import Archive
+from storage.catalogue import Catalogue
+from storage.counts import Counts
+from storage.histories import Histories
+from storage.log import JSON, PACK, Entry, Position
+from storage.log_lmdb import LmdbLog
+from storage.names import Names
+from storage.neighbours import Neighbours
+from storage.state import Gap
+from storage.state_lmdb import LmdbState, boot_id
+from stream.archiving import archive_rows
+from stream.entities import ENTITIES, EntityIngest
+from stream.ingest import EVENTS, Applied, Ingest
+from stream.replay import history, replay
+from stream.routing import partition_of
+from stream.shape import Shape
+from stream.wire import decode, decode_event
+
+log = logging.getLogger(__name__)
+
+
+class FolderBusy(RuntimeError):
+    """Another process serves this data folder."""
+
+
+@dataclass(frozen=True)
+class Pumped:
+    """What one round of the loop did."""
+
+    events: int = 0
+    entities: int = 0
+    applied: tuple[Applied, ...] = ()
+
+
+class Engine:
+    """Everything of one data folder. Raises `FolderBusy`, `ShapeChanged`, `Gap` at the start, each with its way out."""
+
+    def __init__(self, settings: Settings, shape: Shape | None = None) -> None:
+        self.settings = settings
+        self.shape = shape or Shape(partitions=settings.partitions)
+        self._lock_file = _lock(settings.data)
+        folder = settings.data
+        self.log = LmdbLog(folder / "log", partitions=self.shape.partitions, log_bytes_max=settings.log_bytes_max)
+        self.state = LmdbState(folder / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
+        self.state.shape(self.shape.record())
+        self.names = Names(self.state)
+        self.archive = Archive(folder / "archive")
+        self.catalogue = Catalogue()
+        self.histories = Histories(self.state)
+        self.neighbours = Neighbours(self.state, self.shape.partitions, self.shape.edge_half_life_ms)
+        self.counts = Counts(self.state, self.shape.partitions, self.shape.count_half_life_ms)
+        self.appended = threading.Condition()
+        self._events = Ingest(self.state, self.log, self.shape, names=self.names)
+        self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
+        self._open()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what waits for the archive, note the clean close, release the folder."""
+        self.archive.flush()
+        self.state.close()
+        self.log.close()
+        os.close(self._lock_file)
+
+    @property
+    def applied_number(self) -> int:
+        """The append number of the next event to apply: all below are visible."""
+        return self._number
+
+    @property
+    def lag(self) -> int:
+        """Event records appended and not yet applied."""
+        return self.log.next_number(EVENTS) - self._number
+
+    @property
+    def tallies(self) -> dict[str, object]:
+        """Events accepted, duplicates and dead letters by kind, over all partitions."""
+        dead: dict[str, int] = {}
+        for tally in self._events.tallies.values():
+            for kind, count in tally.dead_letters.items():
+                dead[kind] = dead.get(kind, 0) + count
+        held = self._events.tallies.values()
+        return {"accepted": sum(t.accepted for t in held), "duplicates": sum(t.duplicates for t in held), "dead_letters": dead}
+
+    def append_events(self, bodies: Sequence[bytes], *, now_ms: int, form: int = JSON) -> list[Position]:
+        """Append messages, each to its user's partition; durable when this returns. Raises `LogFull`, ValueError (size)."""
+        entries = [Entry(self._route(body, form), body, form) for body in bodies]
+        return self._append(EVENTS, entries, now_ms)
+
+    def append_entities(self, bodies: Sequence[bytes], *, now_ms: int) -> list[Position]:
+        """Append entity messages; durable when this returns. Raises `LogFull`, ValueError (size)."""
+        return self._append(ENTITIES, [Entry(0, body) for body in bodies], now_ms)
+
+    def pump(self, *, now_ms: int) -> Pumped:
+        """One round: 1. entities, 2. events (each a commit), 3. the archive takes what was applied."""
+        entities = self._pump_entities(now_ms)
+        records = self.log.read_ordered(EVENTS, self._number, records_max=self.settings.batch_records_max)
+        if not records:
+            return Pumped(entities=entities)
+        applied = self._events.apply(records, now_ms=now_ms)
+        self._number = records[-1].number + 1
+        for name, node in applied.born.items():
+            self.catalogue.add(node, name)
+        self.archive.add(archive_rows(applied.decoded))
+        return Pumped(applied.events, entities, (applied,))
+
+    def drain(self, *, now_ms: int) -> int:
+        """Pump until nothing is pending; returns how many events were applied."""
+        total = 0
+        while True:
+            done = self.pump(now_ms=now_ms)
+            total += done.events
+            if not done.applied and not done.entities:
+                return total
+
+    def trim_log(self) -> int:
+        """Forget event records that state and archive both have, once the log is half full; returns how many."""
+        if self.log.used_bytes() * 2 < self.settings.log_bytes_max:
+            return 0
+        self.archive.flush()
+        return self.log.truncate(EVENTS, self._number)
+
+    def _append(self, topic: str, entries: list[Entry], now_ms: int) -> list[Position]:
+        positions = self.log.append(topic, entries, now_ms=now_ms)
+        with self.appended:
+            self.appended.notify_all()
+        return positions
+
+    def _route(self, body: bytes, form: int) -> int:
+        if self.shape.partitions == 1 or form == PACK:
+            return 0
+        try:
+            return partition_of(decode_event(body).user_id, self.shape.partitions)
+        except ValueError:
+            return 0
+
+    def _pump_entities(self, now_ms: int) -> int:
+        records = self.log.read_ordered(ENTITIES, self._entity_number, records_max=self.settings.batch_records_max)
+        if not records:
+            return 0
+        changed = self._entities.apply(records, now_ms=now_ms)
+        self._entity_number = records[-1].number + 1
+        for node, content in changed.contents.items():
+            if content.kind == "item":
+                self.catalogue.put(node, content)
+        return len(records)
+
+    def _open(self) -> None:
+        """Claim, rebuild what a power cut took, and find where to go on."""
+        if self.state.distrusted:
+            log.warning("state_distrusted folder=%s doing=rebuild from archive and log", self.settings.data)
+            self._rebuild()
+        marks = self._events.claim()
+        self._number = min(self.log.number_of(EVENTS, p, offset) for p, offset in marks.items())
+        entity_marks = self._entities.claim()
+        self._entity_number = min(self.log.number_of(ENTITIES, p, offset) for p, offset in entity_marks.items())
+        self.catalogue.load(self.state, self.names, self.shape.partitions)
+        self._catch_up_archive()
+
+    def _rebuild(self) -> None:
+        self.log.topic(EVENTS)
+        self.state.shape(self.shape.record())
+        replay(history(self.archive, self.log), self.log, self.shape, state=self.state)
+
+    def _catch_up_archive(self) -> None:
+        number = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
+        for partition in range(self.shape.partitions):
+            if self.log.first_offset(EVENTS, partition) > self.archive.position(partition):
+                raise Gap(
+                    f"the archive of partition {partition} ends at offset {self.archive.position(partition)}, the log begins at "
+                    f"{self.log.first_offset(EVENTS, partition)}: restore the archive folder, or accept the loss on record (freshet gap accept)"
+                )
+        while number < self._number and (records := self.log.read_ordered(EVENTS, number, records_max=self.settings.batch_records_max)):
+            records = [record for record in records if record.number < self._number]
+            self.archive.add(archive_rows(decode(records)))
+            number = records[-1].number + 1
+
+
+def _lock(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = (folder / "lock").read_text() or "unknown"
+        os.close(descriptor)
+        raise FolderBusy(f"{folder} is in use by process {holder}: stop it, talk to it over HTTP (--url), or choose another folder (--data)") from error
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor

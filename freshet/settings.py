@@ -1,0 +1,29 @@
+"""Where things are and how large they may grow: every setting, from the environment (FRESHET_...) or the command line.
+
+What the model is lives beside the model; what shapes the state lives in `stream/shape.py`.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One instance per process, made by the command line and handed down."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHET_", extra="forbid")
+
+    data: Path = Field(Path("data"), description="folder that holds log, state, archive, vectors and models")
+    host: str = Field("127.0.0.1", description="address the server listens on; loopback unless told otherwise")
+    port: int = Field(8080, ge=1, le=65535, description="port the server listens on")
+    partitions: int = Field(1, ge=1, le=4096, description="partitions of the embedded log; fixed once data is there")
+    log_bytes_max: int = Field(8 << 30, ge=1 << 20, description="bound of the embedded log; at it appends are refused (HTTP 507)")
+    state_bytes_max: int = Field(64 << 30, ge=1 << 20, description="bound of the embedded state's map")
+    batch_records_max: int = Field(1024, ge=1, le=65536, description="records applied in one commit at most")
+    refresh_items_max: int = Field(64, ge=1, le=4096, description="items looked at in one refresh step")
+    train_events_min: int = Field(5000, ge=100, description="new events before the trainer wakes")
+    train_interval_s: float = Field(30.0, ge=0, description="seconds between two trainings at least")
+    trunk_every: int = Field(4, ge=1, description="every so many-th training retrains the trunk: a new generation")
+    train_seconds_max: float = Field(120.0, ge=1, description="time one training may take, gate not counted")
+    versions_max: int = Field(5, ge=1, description="model versions kept beside the live one and its predecessor")

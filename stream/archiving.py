@@ -1,0 +1,59 @@
+"""Decoded records to archive rows and back, so that a replay decides everything again from the same bytes.
+
+    archive.add(archive_rows(decoded)); decoded = from_archive(table)
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from storage.columns import ARCHIVE_SCHEMA, EVENT_SCHEMA
+from storage.log import JSON, PACK, Record
+from stream.wire import Bad, Decoded
+
+
+def archive_rows(decoded: Decoded) -> pa.RecordBatch:
+    """One row an event, one an unreadable message (`bad`, `reason`), in log order."""
+    bad = decoded.bad
+    record = np.concatenate([decoded.record, np.array([b.record for b in bad], dtype=np.int64)])
+    index = np.concatenate([decoded.index, np.array([b.index for b in bad], dtype=np.int64)])
+    order = np.lexsort((index, record)) if bad else None
+    at = np.array([(r.number, r.partition, r.offset, r.append_ms) for r in decoded.records], dtype=np.int64).reshape(-1, 4)[record]
+    blank = decoded.events.num_rows
+    columns: list[pa.Array] = [
+        pa.array(at[:, 0]),
+        pa.array(at[:, 1].astype(np.int32)),
+        pa.array(at[:, 2]),
+        pa.array(index.astype(np.int32)),
+        pa.array(at[:, 3]),
+        pa.concat_arrays([pa.nulls(blank, pa.binary()), pa.array([b.raw for b in bad], pa.binary())]),
+        pa.concat_arrays([pa.nulls(blank, pa.string()), pa.array([b.reason for b in bad], pa.string())]),
+    ]
+    columns += [pa.concat_arrays([column, pa.nulls(len(bad), column.type)]) if bad else column for column in decoded.events.columns]
+    rows = pa.record_batch(columns, schema=ARCHIVE_SCHEMA)
+    return rows if order is None else rows.take(pa.array(order))
+
+
+def from_archive(table: pa.Table) -> Decoded:
+    """What `decode` would have given for these records."""
+    rows = table.combine_chunks()
+    numbers = rows.column("number").to_numpy()
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    record = np.cumsum(np.diff(numbers, prepend=-1) != 0) - 1
+    index = rows.column("index").to_numpy().astype(np.int64)
+    heads = rows.take(pa.array(begins)).select(["number", "partition", "offset", "append_ms"]).to_pydict()
+    packed = np.zeros(len(begins), dtype=np.bool_)
+    packed[record[index > 0]] = True
+    packed |= np.bincount(record, minlength=len(begins)) > 1
+    broken = np.asarray(rows.column("bad").is_valid())
+    bad_rows = np.flatnonzero(broken)
+    raws = dict(zip(record[bad_rows].tolist(), rows.column("bad").take(pa.array(bad_rows)).to_pylist(), strict=True))
+    reasons = rows.column("reason").take(pa.array(bad_rows)).to_pylist()
+    records = [
+        Record(number, partition, offset, append_ms, PACK if packed[n] else JSON, raws.get(n, b""))
+        for n, (number, partition, offset, append_ms) in enumerate(zip(*heads.values(), strict=True))
+    ]
+    bad = [Bad(int(record[row]), int(index[row]), reason, raws[int(record[row])]) for row, reason in zip(bad_rows, reasons, strict=True)]
+    good = np.flatnonzero(~broken)
+    events = rows.select(EVENT_SCHEMA.names).take(pa.array(good)).combine_chunks().to_batches()
+    batch = events[0] if events else pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
+    return Decoded(records, batch, record[good].astype(np.int64), index[good], bad)

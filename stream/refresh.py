@@ -1,0 +1,170 @@
+"""Refresh: items whose content or neighbourhood changed enough are embedded again and upserted, newer over older.
+
+The dirty mark is written by whoever changed the item, in the same commit; it is cleared after the upsert, and only if the
+item has not changed again meanwhile. "Changed enough" is new content, another generation, or an L1 distance above
+`distance_min` between its normalised neighbour weights now and when it was embedded.
+
+    refresher = Refresher(state, neighbours, shape, settings); done = refresher.step(target, now_ms=now_ms)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from storage.arrays import F32s, F64s, U64s
+from storage.catalogue import Catalogue
+from storage.neighbours import CO_ENGAGED, Neighbours, node_partition
+from storage.partitioned import write_rows
+from storage.state import DIRTY, EMBEDDED, State
+from storage.vectors import Vectors
+from stream.shape import Shape
+
+COMPARED_MAX: Final = 64
+"""Of each list the heaviest so many neighbours are compared; the tower reads fewer."""
+_HEAD_BYTES: Final = 24
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where embeddings go: a generation's vectors and the encoder of that generation. `embed` (B,) ids -> (B, D) unit rows."""
+
+    generation: int
+    vectors: Vectors
+    embed: Callable[[U64s], F32s]
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """One step: marks looked at, items embedded, and the age of the oldest mark cleared is the caller's to know."""
+
+    looked_at: int
+    embedded: int
+
+
+class Refresher:
+    """Works through the dirty marks in turn. One per partition set; `revision` grows with every batch."""
+
+    def __init__(self, state: State, neighbours: Neighbours, catalogue: Catalogue, shape: Shape, *, epoch: int, distance_min: float = 0.2) -> None:
+        self._state, self._neighbours, self._catalogue, self._shape = state, neighbours, catalogue, shape
+        self._epoch, self._distance_min = epoch, distance_min
+        self._batch = 0
+        self._next = [0] * shape.partitions
+
+    def pending(self) -> int:
+        """How many items are marked dirty."""
+        return sum(1 for partition in range(self._shape.partitions) for _ in self._state.scan(DIRTY, partition))
+
+    def step(self, target: Target, *, now_ms: int, items_max: int = 64) -> Refreshed:
+        """Look at up to `items_max` dirty items of each partition.
+
+        In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. clear marks that
+        have not moved since and note what was embedded. A crash between 2 and 3 embeds again.
+        """
+        looked_at = embedded = 0
+        for partition in range(self._shape.partitions):
+            marks = self._marks(partition, items_max)
+            if not marks:
+                continue
+            nodes = np.array(sorted(marks), dtype=np.uint64)
+            shares = self._shares(nodes, now_ms)
+            changed = self._changed(partition, nodes, shares, target.generation)
+            self._upsert(target, nodes[changed])
+            self._clear(partition, marks, nodes, shares, changed, target.generation)
+            looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
+        return Refreshed(looked_at, embedded)
+
+    def mark_all(self, generation: int) -> None:
+        """Mark every item that was not embedded in this generation: what a flip to a new space leaves to do."""
+        ids = self._catalogue.ids
+        where = node_partition(ids, self._shape.partitions)
+        for partition in range(self._shape.partitions):
+            here = ids[where == partition]
+            stale = [_generation(blob) != generation for blob in self._state.read(EMBEDDED, partition, here)]
+            if any(stale):
+                self._state.commit([], write_rows(DIRTY, where[where == partition][stale], here[stale], [b"\0" * 8] * sum(stale)))
+
+    def _marks(self, partition: int, items_max: int) -> dict[int, bytes]:
+        marks: dict[int, bytes] = {}
+        for node, mark in self._state.scan(DIRTY, partition, start=self._next[partition]):
+            marks[node] = bytes(mark)
+            if len(marks) == items_max:
+                break
+        self._next[partition] = max(marks) + 1 if len(marks) == items_max and max(marks) < 2**64 - 1 else 0
+        return marks
+
+    def _shares(self, nodes: U64s, now_ms: int) -> list[tuple[U64s, F64s]]:
+        found = []
+        for neighbours, weights in self._neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms):
+            heaviest, weights = neighbours[:COMPARED_MAX], weights[:COMPARED_MAX]
+            total = weights.sum()
+            found.append((heaviest, weights / total if total > 0 else weights))
+        return found
+
+    def _changed(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        changed = np.zeros(len(nodes), dtype=np.bool_)
+        for n, blob in enumerate(self._state.read(EMBEDDED, partition, nodes)):
+            if blob is None or _generation(blob) != generation or _content_offset(blob) != self._offset(int(nodes[n])):
+                changed[n] = True
+                continue
+            changed[n] = _distance(_noted(blob), shares[n]) > self._distance_min
+        return changed
+
+    def _upsert(self, target: Target, nodes: U64s) -> None:
+        if not len(nodes):
+            return
+        self._batch += 1
+        revision = (self._epoch << 32) + self._batch
+        rows = self._catalogue.rows(nodes)
+        gone = np.array([row < 0 or bool(self._catalogue.deleted[row]) for row in rows.tolist()])
+        if gone.any():
+            target.vectors.delete(nodes[gone], revision=revision)
+        if not gone.all():
+            target.vectors.upsert(nodes[~gone], target.embed(nodes[~gone]), revision=revision)
+
+    def _clear(
+        self, partition: int, marks: dict[int, bytes], nodes: U64s, shares: list[tuple[U64s, F64s]], changed: "np.ndarray[tuple[int], np.dtype[np.bool_]]", generation: int
+    ) -> None:  # fmt: skip
+        now = self._state.read(DIRTY, partition, nodes)
+        same = np.array([bytes(mark or b"") == marks[node] for node, mark in zip(nodes.tolist(), now, strict=True)])
+        where = np.full(len(nodes), partition, dtype=np.int64)
+        writes = []
+        if same.any():
+            writes += write_rows(DIRTY, where[same], nodes[same], [None] * int(same.sum()))
+        if changed.any():
+            notes = [_note(generation, self._offset(int(nodes[n])), shares[n]) for n in np.flatnonzero(changed).tolist()]
+            writes += write_rows(EMBEDDED, where[changed], nodes[changed], notes)
+        self._state.commit([], writes)
+
+    def _offset(self, node: int) -> int:
+        row = self._catalogue.row(node)
+        return self._catalogue.content(row).offset if row >= 0 else -1
+
+
+def _note(generation: int, content_offset: int, share: tuple[U64s, F64s]) -> bytes:
+    head = np.array([generation, content_offset, len(share[0])], dtype=np.int64).tobytes()
+    return head + share[0].tobytes() + share[1].astype(np.float32).tobytes()
+
+
+def _noted(blob: bytes) -> tuple[U64s, F64s]:
+    count = int(np.frombuffer(blob, dtype=np.int64, count=3)[2])
+    nodes = np.frombuffer(blob, dtype=np.uint64, count=count, offset=_HEAD_BYTES)
+    return nodes, np.frombuffer(blob, dtype=np.float32, offset=_HEAD_BYTES + 8 * count).astype(np.float64)
+
+
+def _generation(blob: bytes | None) -> int:
+    return int(np.frombuffer(blob, dtype=np.int64, count=1)[0]) if blob else -1
+
+
+def _content_offset(blob: bytes) -> int:
+    return int(np.frombuffer(blob, dtype=np.int64, count=2)[1])
+
+
+def _distance(before: tuple[U64s, F64s], now: tuple[U64s, F64s]) -> float:
+    """L1 distance of two sparse distributions; 2 when they share nothing."""
+    held = dict(zip(before[0].tolist(), before[1].tolist(), strict=True))
+    total = 0.0
+    for node, share in zip(now[0].tolist(), now[1].tolist(), strict=True):
+        total += abs(share - held.pop(node, 0.0))
+    return total + sum(held.values())
