@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from freshet.settings import Settings
+from freshet.view import View
 from storage.archive import Archive
-from storage.catalogue import Catalogue
-from storage.counts import Counts
-from storage.histories import Histories
 from storage.log import JSON, PACK, Entry, Position
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
-from storage.neighbours import Neighbours
 from storage.state import Gap
 from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import archive_rows
@@ -35,6 +33,7 @@ from stream.shape import Shape
 from stream.wire import decode, decode_event
 
 log = logging.getLogger(__name__)
+BATCH_BYTES_MAX: Final = 64 << 20
 
 
 class FolderBusy(RuntimeError):
@@ -63,10 +62,7 @@ class Engine:
         self.state.shape(self.shape.record())
         self.names = Names(self.state)
         self.archive = Archive(folder / "archive")
-        self.catalogue = Catalogue()
-        self.histories = Histories(self.state)
-        self.neighbours = Neighbours(self.state, self.shape.partitions, self.shape.edge_half_life_ms)
-        self.counts = Counts(self.state, self.shape.partitions, self.shape.count_half_life_ms)
+        self.view = View(self.state, self.shape, self.names)
         self.appended = threading.Condition()
         self._events = Ingest(self.state, self.log, self.shape, names=self.names)
         self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
@@ -117,13 +113,12 @@ class Engine:
     def pump(self, *, now_ms: int) -> Pumped:
         """One round: 1. entities, 2. events (each a commit), 3. the archive takes what was applied."""
         entities = self._pump_entities(now_ms)
-        records = self.log.read_ordered(EVENTS, self._number, records_max=self.settings.batch_records_max)
+        records = self.log.read_ordered(EVENTS, self._number, records_max=self.settings.batch_records_max, bytes_max=BATCH_BYTES_MAX)
         if not records:
             return Pumped(entities=entities)
         applied = self._events.apply(records, now_ms=now_ms)
         self._number = records[-1].number + 1
-        for name, node in applied.born.items():
-            self.catalogue.add(node, name)
+        self.view.take(applied, now_ms=now_ms)
         self.archive.add(archive_rows(applied.decoded))
         return Pumped(applied.events, entities, (applied,))
 
@@ -163,9 +158,7 @@ class Engine:
             return 0
         changed = self._entities.apply(records, now_ms=now_ms)
         self._entity_number = records[-1].number + 1
-        for node, content in changed.contents.items():
-            if content.kind == "item":
-                self.catalogue.put(node, content)
+        self.view.put(changed.contents)
         return len(records)
 
     def _open(self) -> None:
@@ -177,7 +170,8 @@ class Engine:
         self._number = min(self.log.number_of(EVENTS, p, offset) for p, offset in marks.items())
         entity_marks = self._entities.claim()
         self._entity_number = min(self.log.number_of(ENTITIES, p, offset) for p, offset in entity_marks.items())
-        self.catalogue.load(self.state, self.names, self.shape.partitions)
+        self.view.load()
+        self.view.progress.advance(number=self._number - 1, ts_ms=0, now_ms=0)
         self._catch_up_archive()
 
     def _rebuild(self) -> None:
@@ -207,7 +201,9 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         holder = (folder / "lock").read_text() or "unknown"
         os.close(descriptor)
-        raise FolderBusy(f"{folder} is in use by process {holder}: stop it, talk to it over HTTP (--url), or choose another folder (--data)") from error
+        raise FolderBusy(
+            f"{folder} is in use by process {holder}: stop it, talk to it over HTTP (--url), or choose another folder (--data)"
+        ) from error
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor

@@ -1,6 +1,6 @@
 """What the item tower reads, gathered from the stores: content from the catalogue, neighbours and counts from the state.
 
-    features, rows = ItemFacts(catalogue, neighbours, positives).of(ids, now_ms=now_ms)
+features, rows = ItemFacts(catalogue, neighbours, positives).of(ids, now_ms=now_ms)
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.arrays import I64s, U64s
-from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_id
+from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_ids
 from storage.names import Names, Resolved
 from storage.neighbours import node_partition
 from storage.state import Write
@@ -78,7 +78,8 @@ class _Resolver:
             return np.zeros(len(column), dtype=np.uint64)
         encoded = column.dictionary_encode()
         distinct = encoded.dictionary.to_pylist()
-        where = node_partition(np.array([hash_id(name, kind) for name in distinct], dtype=np.uint64), self._partitions) if self._partitions > 1 else np.zeros(len(distinct), dtype=np.int64)
+        spread = self._partitions > 1
+        where = node_partition(hash_ids(distinct, kind), self._partitions) if spread else np.zeros(len(distinct), dtype=np.int64)
         resolved = self._names.resolve(kind, distinct, where)
         rows = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
         self._take(kind, resolved, rows)
@@ -94,7 +95,7 @@ class _Resolver:
 
 def _event_ids(column: pa.StringArray, origins: list[str]) -> U64s:
     given = column.to_pylist()
-    return np.array([hash_id(name or origin, EVENT) for name, origin in zip(given, origins, strict=True)], dtype=np.uint64)
+    return hash_ids(given if column.null_count == 0 else [name or origin for name, origin in zip(given, origins, strict=True)], EVENT)
 
 
 def _actions(column: pa.StringArray, shape: Shape) -> tuple[U64s, I64s]:

@@ -27,7 +27,7 @@ from storage.ragged import group
 from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
 from stream.hashing import Hashed, hash_columns
-from stream.reducers import Edges, reduce_counts, reduce_neighbours, reduce_users
+from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours, reduce_users
 from stream.shape import Shape
 from stream.validation import refusals
 from stream.wire import Decoded, decode
@@ -47,7 +47,7 @@ class Tally(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Applied:
-    """One committed batch: how many events it had, which items' counts or neighbours changed, which items are new."""
+    """One committed batch. `columns` are its valid events, `kept` (N,) those that were no duplicates; `born` are new items."""
 
     records: int
     events: int
@@ -58,7 +58,8 @@ class Applied:
     born: dict[str, int]
     ts_ms: int
     decoded: Decoded
-    valid: Bools
+    columns: Columns
+    kept: Bools
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Ingest:
         self._tallies.update(tallies)
         for kind, fresh in hashed.fresh:
             self._names.learn(kind, fresh)
-        return self._applied(decoded, valid, letters, batch)
+        return self._applied(decoded, letters, batch)
 
     def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:
         """Hash the valid rows; rows that are misrouted or whose id belongs to another name join the refused ones."""
@@ -238,7 +239,7 @@ class Ingest:
             tallies[partition] = Tally(old.accepted + int(here.sum()), old.duplicates + int((~applied[here]).sum()), dead)
         return tallies
 
-    def _applied(self, decoded: Decoded, valid: Bools, letters: list[DeadLetter], batch: _Batch) -> Applied:
+    def _applied(self, decoded: Decoded, letters: list[DeadLetter], batch: _Batch) -> Applied:
         columns = batch.hashed.columns
         return Applied(
             records=len(decoded.records),
@@ -250,7 +251,8 @@ class Ingest:
             born={name: node for kind, fresh in batch.hashed.fresh if kind == 0 for name, node in fresh.items()},
             ts_ms=int(columns.stamps.max() >> np.uint64(16)) if len(columns) else 0,
             decoded=decoded,
-            valid=valid,
+            columns=columns,
+            kept=batch.applied,
         )
 
 

@@ -4,20 +4,20 @@ The dirty mark is written by whoever changed the item, in the same commit; it is
 item has not changed again meanwhile. "Changed enough" is new content, another generation, or an L1 distance above
 `distance_min` between its normalised neighbour weights now and when it was embedded.
 
-    refresher = Refresher(state, neighbours, shape, settings); done = refresher.step(target, now_ms=now_ms)
+    refresher = Refresher(state, neighbours, shape, settings); done = refresher.step([target], now_ms=now_ms)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from storage.arrays import F32s, F64s, U64s
+from storage.arrays import Bools, F32s, F64s, U64s
 from storage.catalogue import Catalogue
 from storage.neighbours import CO_ENGAGED, Neighbours, node_partition
 from storage.partitioned import write_rows
-from storage.state import DIRTY, EMBEDDED, State
+from storage.state import DIRTY, EMBEDDED, State, Write
 from storage.vectors import Vectors
 from stream.shape import Shape
 
@@ -28,11 +28,11 @@ _HEAD_BYTES: Final = 24
 
 @dataclass(frozen=True)
 class Target:
-    """Where embeddings go: a generation's vectors and the encoder of that generation. `embed` (B,) ids -> (B, D) unit rows."""
+    """Where embeddings go: a generation's vectors and its encoder. `embed(ids (B,), now_ms)` gives unit rows (B, D)."""
 
     generation: int
     vectors: Vectors
-    embed: Callable[[U64s], F32s]
+    embed: Callable[[U64s, int], F32s]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Refresher:
         """How many items are marked dirty."""
         return sum(1 for partition in range(self._shape.partitions) for _ in self._state.scan(DIRTY, partition))
 
-    def step(self, target: Target, *, now_ms: int, items_max: int = 64) -> Refreshed:
-        """Look at up to `items_max` dirty items of each partition.
+    def step(self, targets: Sequence[Target], *, now_ms: int, items_max: int = 64) -> Refreshed:
+        """Look at up to `items_max` dirty items of each partition; the first target is the live one and is what is noted.
 
         In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. clear marks that
-        have not moved since and note what was embedded. A crash between 2 and 3 embeds again.
+        have not moved since, 4. note what was embedded. A crash between 2 and 3 embeds again.
         """
         looked_at = embedded = 0
         for partition in range(self._shape.partitions):
@@ -69,11 +69,20 @@ class Refresher:
                 continue
             nodes = np.array(sorted(marks), dtype=np.uint64)
             shares = self._shares(nodes, now_ms)
-            changed = self._changed(partition, nodes, shares, target.generation)
-            self._upsert(target, nodes[changed])
-            self._clear(partition, marks, nodes, shares, changed, target.generation)
+            changed = self._changed(partition, nodes, shares, targets[0].generation)
+            self._upsert(targets, nodes[changed], now_ms)
+            self._clear(partition, marks, nodes)
+            self._note(partition, nodes[changed], [shares[n] for n in np.flatnonzero(changed)], targets[0].generation)
             looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
         return Refreshed(looked_at, embedded)
+
+    def embed_all(self, targets: Sequence[Target], ids: U64s, *, now_ms: int) -> None:
+        """Embed these items whatever changed: how a new generation is built. Their dirty marks stay."""
+        where = node_partition(ids, self._shape.partitions)
+        self._upsert(targets, ids, now_ms)
+        for partition in np.unique(where).tolist():
+            here = ids[where == partition]
+            self._note(partition, here, self._shares(here, now_ms), targets[0].generation)
 
     def mark_all(self, generation: int) -> None:
         """Mark every item that was not embedded in this generation: what a flip to a new space leaves to do."""
@@ -102,7 +111,7 @@ class Refresher:
             found.append((heaviest, weights / total if total > 0 else weights))
         return found
 
-    def _changed(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    def _changed(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> Bools:
         changed = np.zeros(len(nodes), dtype=np.bool_)
         for n, blob in enumerate(self._state.read(EMBEDDED, partition, nodes)):
             if blob is None or _generation(blob) != generation or _content_offset(blob) != self._offset(int(nodes[n])):
@@ -111,31 +120,30 @@ class Refresher:
             changed[n] = _distance(_noted(blob), shares[n]) > self._distance_min
         return changed
 
-    def _upsert(self, target: Target, nodes: U64s) -> None:
+    def _upsert(self, targets: Sequence[Target], nodes: U64s, now_ms: int) -> None:
         if not len(nodes):
             return
         self._batch += 1
-        revision = (self._epoch << 32) + self._batch
         rows = self._catalogue.rows(nodes)
         gone = np.array([row < 0 or bool(self._catalogue.deleted[row]) for row in rows.tolist()])
-        if gone.any():
-            target.vectors.delete(nodes[gone], revision=revision)
-        if not gone.all():
-            target.vectors.upsert(nodes[~gone], target.embed(nodes[~gone]), revision=revision)
+        for target in targets:
+            # Above what any earlier refresher wrote, also one whose epoch a state that lost its last second gives out again.
+            revision = max((self._epoch << 32) + self._batch, target.vectors.revision_max() + 1)
+            if gone.any():
+                target.vectors.delete(nodes[gone], revision=revision)
+            if not gone.all():
+                target.vectors.upsert(nodes[~gone], target.embed(nodes[~gone], now_ms), revision=revision)
 
-    def _clear(
-        self, partition: int, marks: dict[int, bytes], nodes: U64s, shares: list[tuple[U64s, F64s]], changed: "np.ndarray[tuple[int], np.dtype[np.bool_]]", generation: int
-    ) -> None:  # fmt: skip
+    def _clear(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> None:
         now = self._state.read(DIRTY, partition, nodes)
         same = np.array([bytes(mark or b"") == marks[node] for node, mark in zip(nodes.tolist(), now, strict=True)])
-        where = np.full(len(nodes), partition, dtype=np.int64)
-        writes = []
         if same.any():
-            writes += write_rows(DIRTY, where[same], nodes[same], [None] * int(same.sum()))
-        if changed.any():
-            notes = [_note(generation, self._offset(int(nodes[n])), shares[n]) for n in np.flatnonzero(changed).tolist()]
-            writes += write_rows(EMBEDDED, where[changed], nodes[changed], notes)
-        self._state.commit([], writes)
+            self._state.commit([], [Write(DIRTY, partition, nodes[same], [None] * int(same.sum()))])
+
+    def _note(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> None:
+        if len(nodes):
+            notes = [_note(generation, self._offset(node), share) for node, share in zip(nodes.tolist(), shares, strict=True)]
+            self._state.commit([], [Write(EMBEDDED, partition, nodes, notes)])
 
     def _offset(self, node: int) -> int:
         row = self._catalogue.row(node)

@@ -6,6 +6,7 @@ before anything reads them: one altered offset would otherwise be a segmentation
     decoded = decode(records); pack = encode_pack(events)
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -80,6 +81,8 @@ def decode(records: Sequence[Record]) -> Decoded:
             except ValueError as error:
                 bad.append(Bad(n, 0, f"unreadable pack: {error}"[:500], record.value[:BAD_BYTES_MAX]))
                 continue
+            if not batch.num_rows:
+                continue
             parts.append(batch)
             record_of.append(np.full(batch.num_rows, n, dtype=np.int64))
             index_of.append(np.arange(batch.num_rows, dtype=np.int64))
@@ -115,20 +118,62 @@ def decode_pack(body: bytes) -> pa.RecordBatch:
     if len(body) > VALUE_BYTES_MAX:
         raise ValueError(f"{len(body)} bytes, the bound is {VALUE_BYTES_MAX}")
     try:
+        _check_messages(body)
         with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
             if not reader.schema.equals(EVENT_SCHEMA):
                 raise ValueError("its schema is not the event schema")
             batch = reader.read_next_batch()
             if batch.num_rows > PACK_EVENTS_MAX:
                 raise ValueError(f"{batch.num_rows} events, the bound is {PACK_EVENTS_MAX}")
+            batch.validate()  # the sizes of buffers: nbytes follows offsets, and one of them may lead out of its buffer
             if batch.nbytes > PACK_BYTES_MAX:
                 raise ValueError(f"{batch.nbytes} bytes of columns, the bound is {PACK_BYTES_MAX}")
             batch.validate(full=True)
     except StopIteration as error:
         raise ValueError("it holds no batch") from error
-    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, struct.error) as error:
         raise ValueError(str(error)) from error
     return batch
+
+
+def _check_messages(body: bytes) -> None:
+    """Raise ValueError unless the stream holds one batch that says it takes at most PACK_BYTES_MAX: nothing is decompressed yet."""
+    batches = [message for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(body)) if message.type == "record batch"]
+    if len(batches) != 1:
+        raise ValueError(f"it holds {len(batches)} batches, not one")
+    declared = _declared_bytes(batches[0].metadata.to_pybytes(), memoryview(batches[0].body or b""))
+    if declared > PACK_BYTES_MAX:
+        raise ValueError(f"{declared} bytes of columns once decompressed, the bound is {PACK_BYTES_MAX}")
+
+
+def _declared_bytes(metadata: bytes, body: memoryview) -> int:
+    """Bytes of a batch's buffers after decompression, as each compressed buffer's first eight bytes say; 0 when none is.
+
+    Arrow allocates that much before it decompresses, and has no bound of its own. Source: Arrow's Message.fbs, `BodyCompression`;
+    Arrow has verified the flatbuffer when it hands out its bytes.
+    """
+
+    def number(form: str, at: int) -> int:
+        return int(struct.unpack_from(form, metadata, at)[0])
+
+    def field(table: int, slot: int) -> int:
+        vtable = table - number("<i", table)
+        offset = number("<H", vtable + 4 + 2 * slot) if 4 + 2 * slot < number("<H", vtable) else 0
+        return table + offset if offset else 0
+
+    def target(at: int) -> int:
+        return at + number("<I", at)
+
+    batch = target(field(target(0), 2))
+    buffers, compression = field(batch, 2), field(batch, 3)
+    if not compression or not buffers:
+        return 0
+    total, vector = 0, target(buffers)
+    for row in range(number("<I", vector)):
+        offset, length = struct.unpack_from("<qq", metadata, vector + 4 + 16 * row)
+        if length >= 8 and 0 <= offset <= len(body) - 8:
+            total += max(0, int(struct.unpack_from("<q", body, offset)[0]))
+    return total
 
 
 def encode_event(event: Event) -> bytes:

@@ -1,0 +1,124 @@
+"""A walk through the past: a state in memory that grows event by event, and look-ups in between that see only what came before.
+
+What the gate and the fitting of blends use, so that they measure the product's own path: the same reducers, the same
+look-up, point in time.
+
+    walk = Walk(shape, contents); walk.advance(decoded); features = walk.ask(user_id, ...)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from freshet.view import View
+from serving.sources import Context
+from storage.arrays import F64s, I64s
+from storage.catalogue import Content
+from storage.ids import ITEM, hash_id
+from storage.log import Position, Record, Topic
+from storage.names import Names
+from storage.state_memory import MemoryState
+from stream.archiving import from_archive
+from stream.ingest import Ingest
+from stream.shape import Shape
+from stream.wire import Decoded
+
+
+class _NoLog:
+    """The log of a replay: it is never appended to nor read, only asked for a topic's identity."""
+
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
+
+    def topic(self, name: str) -> Topic:
+        return Topic(name, "replay", self._partitions)
+
+    def append(self, topic: str, entries: object, *, now_ms: int) -> list[Position]:
+        raise AssertionError("a replay appends nothing")
+
+    def read(self, topic: str, partition: int, offset: int, *, records_max: int = 1000) -> list[Record]:
+        raise AssertionError("a replay reads no log")
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        return 0
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One event that is about to be applied: who, when, and what was taken."""
+
+    user_id: str
+    item_id: str
+    ts_ms: int
+    positive: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A look-up made before its event was applied: candidate rows (C,), the place of the item taken among them, -1 if absent."""
+
+    question: Question
+    context: Context
+    rows: I64s
+    target: int
+
+
+class Walk:
+    """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are)."""
+
+    def __init__(self, shape: Shape, contents: dict[int, Content]) -> None:
+        state = MemoryState()
+        names = Names(state)
+        self.shape, self.view = shape, View(state, shape, names)
+        self._ingest = Ingest(state, _NoLog(shape.partitions), shape, names=names, replaying=True)
+        self._ingest.claim()
+        self.view.put(contents)
+        self._lookup = self.view.lookup(lambda: None)
+
+    def advance(self, decoded: Decoded) -> None:
+        """Apply a batch without asking anything."""
+        self.view.take(self._ingest.apply_decoded(decoded, now_ms=0), now_ms=0)
+
+    def ask_each(self, table: pa.Table) -> Iterator[Asked]:
+        """Before each event of an archive table: the look-up its user could have made. Then apply it.
+
+        Yields only for events that name an item, are a liking, and whose user has a history without that item.
+        """
+        questions = _questions(table, self.shape)
+        for n, question in enumerate(questions):
+            if question is not None and question.positive:
+                asked = self._ask(question)
+                if asked is not None:
+                    yield asked
+            self.advance(from_archive(table.slice(n, 1)))
+
+    def _ask(self, question: Question) -> Asked | None:
+        context = self._lookup.context(question.user_id, now_ms=question.ts_ms)
+        if context.cold:
+            return None
+        row = self.view.catalogue.row(hash_id(question.item_id, ITEM))
+        if row in context.seen:
+            return None
+        rows = self._lookup.candidates(context, None)
+        at = np.flatnonzero(rows == row)
+        return Asked(question, context, rows, int(at[0]) if len(at) else -1)
+
+    def counting(self, asked: Asked) -> F64s:
+        """The columns that no model changes: (S - 1, C)."""
+        return self._lookup.counting(asked.context, asked.rows)
+
+
+def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:
+    found: list[Question | None] = []
+    for user, item, ts_ms, action in zip(*(table.column(name).to_pylist() for name in ("user_id", "item_id", "ts_ms", "action")), strict=True):
+        known = shape.actions.get(action) if action else None
+        if user and item and ts_ms is not None and known is not None:
+            found.append(Question(user, item, ts_ms, known.positive))
+        else:
+            found.append(None)
+    return found

@@ -1,0 +1,51 @@
+"""Vectors in memory alone: the mirror without an engine behind it, for replays and evaluations.
+
+    vectors = MemoryVectors(64, collection="items-g1"); vectors.upsert(ids, rows, revision=1)
+"""
+
+from storage.arrays import Bools, F32s, U64s
+from storage.vectors_mirror import Mirror
+
+
+class MemoryVectors:
+    """The contract of `storage.vectors.Vectors`; nothing survives the process."""
+
+    def __init__(self, dim: int, *, collection: str) -> None:
+        self.dim, self.collection = dim, collection
+        self._mirror = Mirror(dim)
+        self._revision = 0
+
+    def __len__(self) -> int:
+        return len(self._mirror)
+
+    def upsert(self, ids: U64s, vectors: F32s, *, revision: int) -> None:
+        """Newer wins."""
+        self._revision = max(self._revision, revision)
+        self._mirror.put(ids, vectors, revision)
+
+    def delete(self, ids: U64s, *, revision: int) -> None:
+        """Leave tombstones."""
+        self._revision = max(self._revision, revision)
+        self._mirror.bury(ids, revision)
+
+    def get(self, ids: U64s) -> tuple[F32s, Bools]:
+        """Rows (B, D) and which were found (B,)."""
+        return self._mirror.get(ids)
+
+    def matrix(self) -> tuple[U64s, F32s]:
+        """Ids (N,) and rows (N, D)."""
+        return self._mirror.matrix()
+
+    def search(self, queries: F32s, k: int, *, exclude: U64s | None = None) -> tuple[U64s, F32s]:
+        """Exact top k by inner product."""
+        return self._mirror.search(queries, k, exclude)
+
+    def revision_max(self) -> int:
+        """The highest revision written."""
+        return self._revision
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing to release."""
