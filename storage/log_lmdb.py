@@ -59,7 +59,7 @@ class LmdbLog:
         known = self._load(name)
         if known is None:
             with self._env.begin(write=True) as txn:
-                known = self._make(txn, name)
+                known = self._load(name, txn) or self._make(txn, name)  # another thread may have made it by now
         return Topic(name, known.id, known.partitions)
 
     def append(self, topic: str, entries: Sequence[Entry], *, now_ms: int) -> list[Position]:
@@ -151,13 +151,15 @@ class LmdbLog:
                     txn.delete(_OFFSET.pack(held.index, record.partition, record.offset), db=self._offsets)
                     held.first[record.partition] = record.offset + 1
                     dropped += 1
-                    going = cursor.delete()
+                    going = cursor.delete() and bool(cursor.key())  # True also when nothing is left
             txn.put(topic.encode(), msgspec.json.encode(held), db=self._meta)
             return dropped
 
     def used_bytes(self) -> int:
-        """Bytes of the environment in use."""
-        return int(self._env.info()["last_pgno"]) * int(self._env.stat()["psize"])
+        """Bytes of the pages that hold records; what truncation freed is room again, though the file does not shrink."""
+        with self._env.begin() as txn:
+            stats = [txn.stat(database) for database in (self._meta, self._records, self._offsets)]
+        return sum(int(s["psize"]) * int(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"]) for s in stats)
 
     def _load(self, name: str, txn: lmdb.Transaction | None = None) -> _Topic | None:
         if txn is not None:

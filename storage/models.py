@@ -73,7 +73,7 @@ class Registry:
     A kill at any moment leaves the old state or the new one. Raises `DiskFull` when there is no room, having changed nothing.
     """
 
-    def __init__(self, folder: Path, keep_max: int = KEEP_MAX, decisions_max: int = DECISIONS_MAX) -> None:
+    def __init__(self, folder: Path, keep_max: int = KEEP_MAX, *, decisions_max: int = DECISIONS_MAX) -> None:
         assert keep_max >= 1, "the live version must stay"
         assert decisions_max >= 1, "the newest decision must stay"
         self._folder, self._keep_max, self._decisions_max = folder, keep_max, decisions_max

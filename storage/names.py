@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.arrays import I64s, U64s
-from storage.ids import hash_id
+from storage.ids import hash_ids
 from storage.state import NAMES, State, Write
 
 
@@ -41,8 +41,8 @@ class Names:
         missing = [row for row, node in enumerate(ids) if node == 0]
         if not missing:
             return Resolved(np.array(ids, dtype=np.uint64), [], {}, [])
-        for row in missing:
-            ids[row] = hash_id(names[row], kind)
+        for row, node in zip(missing, hash_ids([names[row] for row in missing], kind).tolist(), strict=True):
+            ids[row] = node
         hashed = np.array(ids, dtype=np.uint64)
         return self._register(kind, names, hashed, missing, partitions)
 

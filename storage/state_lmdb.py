@@ -64,9 +64,10 @@ class LmdbState:
         return Claim(stream, partition, held.epoch, held.watermark, topic_id, held.incarnation)
 
     def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
-        """Go on at `watermark`; a new topic id gets the next incarnation."""
+        """Go on at `watermark`; a new topic id gets the next incarnation. Fences whoever still reads the old topic."""
         with self._env.begin(write=True) as txn:
             held = self._held(txn, stream, partition)
+            held.epoch += 1
             held.incarnation += held.topic_id not in ("", topic_id)
             held.topic_id, held.watermark = topic_id, watermark
             txn.put(_key(stream, partition), msgspec.json.encode(held), db=self._meta)

@@ -28,9 +28,9 @@ class MemoryState:
         return Claim(stream, partition, epoch + 1, watermark, topic_id, incarnation)
 
     def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
-        """Go on at `watermark`; a new topic id gets the next incarnation."""
+        """Go on at `watermark`; a new topic id gets the next incarnation. Fences whoever still reads the old topic."""
         epoch, _, stored, incarnation = self._streams.get((stream, partition), (0, 0, "", 0))
-        self._streams[stream, partition] = (epoch, watermark, topic_id, incarnation + (stored not in ("", topic_id)))
+        self._streams[stream, partition] = (epoch + 1, watermark, topic_id, incarnation + (stored not in ("", topic_id)))
 
     def watermarks(self, stream: str) -> dict[int, int]:
         """Next offset to apply, by partition."""

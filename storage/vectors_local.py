@@ -36,7 +36,7 @@ class LocalVectors:
     A server's search is approximate once it has built an index, and its ties at rank k are open.
     """
 
-    def __init__(self, collection: str, dim: int, client: QdrantClient | None = None) -> None:
+    def __init__(self, collection: str, dim: int, *, client: QdrantClient | None = None) -> None:
         self.dim = dim
         self.collection = collection
         self._owned = client is None
@@ -141,7 +141,7 @@ class VectorServer:
 
     def open(self, generation: int, dim: int) -> LocalVectors:
         """The generation's collection, made if need be. ValueError if it holds another width."""
-        return LocalVectors(collection_of(generation), dim, self._client)
+        return LocalVectors(collection_of(generation), dim, client=self._client)
 
     def generations(self) -> list[int]:
         """Generations that have a collection, ascending."""

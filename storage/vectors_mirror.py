@@ -116,6 +116,7 @@ class Mirror:
         stop = start + len(ids)
         self._ids[start:stop], self._matrix[start:stop] = ids, vectors
         nodes = ids.tolist()
+        assert len(set(nodes)) == len(nodes), "distinct ids: see check_batch"
         with self._reading:
             replaced = [self._row_of[node] for node in nodes if node in self._row_of]
             self._row_of.update(zip(nodes, range(start, stop), strict=True))

@@ -1,0 +1,295 @@
+"""The registry: a version is whole or absent, the live record moves by compare and set, and nothing that fails breaks it."""
+
+import errno
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.files import DiskFull
+from storage.models import Damaged, Live, Registry, StaleRecord, UnknownVersion, Version
+
+ROOT = Path(__file__).parents[2]
+FILES = {"model.pt": b"weights" * 1000, "blend.json": b"{}"}
+
+
+def version(number: int, generation: int = 1) -> Version:
+    return Version(f"g{generation}-h{number}", generation, None, created_ms=number, as_of_number=10 * number, metrics={"hit": 0.25})
+
+
+def filled(folder: Path, count: int, keep_max: int = 5) -> Registry:
+    registry = Registry(folder, keep_max=keep_max)
+    for number in range(1, count + 1):
+        registry.put(version(number), FILES)
+    return registry
+
+
+def started(folder: Path) -> Registry:
+    """One version live and two newer ones; the next put has one to prune."""
+    registry = filled(folder, 1, keep_max=2)
+    registry.promote("g1-h1", expected_sequence=0)
+    for number in (2, 3):
+        registry.put(version(number), FILES)
+    return registry
+
+
+def test_what_was_put_is_read_back(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 2)
+    assert Registry(tmp_path).files("g1-h1") == FILES
+    assert registry.versions() == [version(1), version(2)]
+    assert registry.version("g1-h2") == version(2)
+
+
+def test_a_metric_that_is_not_a_number_survives(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.put(Version("nan", 1, "g1-h1", 1, 1, {"loss": math.nan, "hit": float(np.float32(0.5))}), FILES)
+    metrics = registry.version("nan").metrics
+    assert math.isnan(metrics["loss"])
+    assert metrics["hit"] == 0.5
+
+
+def test_putting_the_same_again_is_fine_and_other_content_is_refused(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 1)
+    registry.put(version(1), FILES)
+    with pytest.raises(ValueError, match="versions never change"):
+        registry.put(version(1), {"model.pt": b"other"})
+    assert registry.files("g1-h1") == FILES
+
+
+@pytest.mark.parametrize("name", ["", "../up", ".hidden", "a/b", "manifest.json", "x" * 65])
+def test_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(ValueError, match="cannot name"):
+        registry.put(Version(name, 1, None, 1, 1, {}), FILES)
+    with pytest.raises(ValueError, match="cannot name"):
+        registry.put(version(1), {name: b""})
+    with pytest.raises(UnknownVersion):
+        registry.files(name)
+
+
+def test_an_unknown_version_lists_what_exists(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 2)
+    for ask in (registry.files, registry.version, lambda name: registry.promote(name, expected_sequence=0)):
+        with pytest.raises(UnknownVersion, match=r"no version 'g9'.*there are: g1-h1, g1-h2"):
+            ask("g9")
+    with pytest.raises(UnknownVersion, match="there are: none"):
+        Registry(tmp_path / "empty").files("g9")
+
+
+def test_promote_keeps_the_old_version_readable_and_roll_back_returns_to_it(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 2)
+    assert registry.live() is None
+    assert registry.promote("g1-h1", expected_sequence=0) == Live("g1-h1", 1, "items-g1", 1)
+    assert registry.promote("g1-h2", expected_sequence=1) == Live("g1-h2", 1, "items-g1", 2, "g1-h1")
+    assert registry.promote("g1-h2", expected_sequence=2).previous == "g1-h1", "promoting what is live keeps the way back"
+    assert registry.files("g1-h1") == FILES
+    assert registry.roll_back(expected_sequence=3) == Live("g1-h1", 1, "items-g1", 4)
+    assert Registry(tmp_path).live() == Live("g1-h1", 1, "items-g1", 4)
+    with pytest.raises(UnknownVersion, match="no predecessor on record; promote one of: g1-h1, g1-h2"):
+        registry.roll_back(expected_sequence=4)
+
+
+def test_another_generation_is_another_collection(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 1)
+    registry.put(version(7, generation=2), FILES)
+    assert registry.promote("g2-h7", expected_sequence=0).collection == "items-g2"
+
+
+def test_the_record_is_compared_before_it_is_set(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 2)
+    with pytest.raises(UnknownVersion, match="nothing is live"):
+        registry.roll_back(expected_sequence=0)
+    with pytest.raises(StaleRecord, match=r"expected sequence 4, found 0 .nothing is live"):
+        registry.promote("g1-h1", expected_sequence=4)
+    registry.promote("g1-h1", expected_sequence=0)
+    stale = r"expected sequence 0, found 1 .g1-h1 is live"
+    with pytest.raises(StaleRecord, match=stale):
+        registry.promote("g1-h2", expected_sequence=0)
+    with pytest.raises(StaleRecord, match=stale):
+        registry.roll_back(expected_sequence=0)
+    assert registry.sequence() == 1
+
+
+def test_of_many_promotions_at_once_one_wins(tmp_path: Path) -> None:
+    filled(tmp_path, 5)
+    outcomes: list[str] = []
+
+    def promote(number: int) -> None:
+        try:
+            outcomes.append(Registry(tmp_path).promote(f"g1-h{number}", expected_sequence=0).version)
+        except StaleRecord:
+            outcomes.append("stale")
+
+    threads = [threading.Thread(target=promote, args=(number,)) for number in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    live = Registry(tmp_path).live()
+    assert live is not None
+    assert sorted(outcomes) == sorted([live.version, *["stale"] * 4])
+
+
+def test_pruning_keeps_live_its_predecessor_and_the_newest(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 2, keep_max=2)
+    registry.promote("g1-h1", expected_sequence=0)
+    registry.promote("g1-h2", expected_sequence=1)
+    for number in range(3, 9):
+        registry.put(version(number), FILES)
+    assert [each.name for each in registry.versions()] == ["g1-h1", "g1-h2", "g1-h7", "g1-h8"]
+    registry.put(version(0), FILES)
+    assert "g1-h0" in [each.name for each in registry.versions()], "what was just put stays, whatever its time"
+
+
+@pytest.mark.parametrize("file", ["model.pt", "manifest.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_version_is_never_returned_nor_promoted(tmp_path: Path, file: str, harm: str) -> None:
+    registry = filled(tmp_path, 2)
+    registry.promote("g1-h1", expected_sequence=0)
+    path = tmp_path / "versions" / "g1-h2" / file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data if harm == "flip" else data[:20])
+    with pytest.raises(Damaged, match=file):
+        registry.files("g1-h2")
+    with pytest.raises(Damaged, match=file):
+        registry.promote("g1-h2", expected_sequence=1)
+    assert registry.live() == Live("g1-h1", 1, "items-g1", 1)
+    assert registry.files("g1-h1") == FILES
+    assert version(1) in registry.versions()
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    registry = filled(tmp_path, 1)
+    path = tmp_path / "versions" / "g1-h1" / "manifest.json"
+    data = path.read_bytes()
+    for position in range(len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+        try:
+            assert registry.version("g1-h1") == version(1), position
+        except Damaged:
+            continue
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"live": {}, "sha256": "0"}', b"\xff\xfe"])
+def test_a_broken_live_record_is_an_error_with_a_way_out(tmp_path: Path, content: bytes) -> None:
+    registry = filled(tmp_path, 2)
+    registry.promote("g1-h1", expected_sequence=0)
+    (tmp_path / "live.json").write_bytes(content)
+    with pytest.raises(Damaged, match=r"live\.json.*Remove the file and promote a version .*g1-h1, g1-h2"):
+        registry.live()
+    registry.put(version(3), FILES)
+    assert len(registry.versions()) == 3, "storing goes on, without pruning"
+    (tmp_path / "live.json").unlink()
+    assert registry.promote("g1-h1", expected_sequence=0).sequence == 1
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failure_at_any_step_leaves_the_old_state_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    real = getattr(os, call)
+    for step in range(20):
+        folder = tmp_path / str(step)
+        registry = started(folder)
+        left = [step]
+
+        def failing(*args: object, left: list[int] = left) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(code, os.strerror(code))
+            return real(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, failing)
+            try:
+                registry.put(version(4), FILES)
+                registry.promote("g1-h4", expected_sequence=1)
+                registry.record({"promoted": "g1-h4"})
+            except OSError as error:
+                assert (code == errno.ENOSPC) == isinstance(error, DiskFull), error
+        assert_whole(folder)
+        if left[0] >= 0:
+            return
+    raise AssertionError("the last round should have gone through")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from storage.models import Registry, Version
+left = [int(sys.argv[1])]
+def dying(call):
+    def step(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(9)
+        return call(*args, **kwargs)
+    return step
+os.fsync, os.replace, os.mkdir, os.unlink = dying(os.fsync), dying(os.replace), dying(os.mkdir), dying(os.unlink)
+registry = Registry(Path(sys.argv[2]), keep_max=2)
+registry.put(Version("g1-h4", 1, None, 4, 40, {"hit": 0.25}), {"model.pt": b"weights" * 1000, "blend.json": b"{}"})
+registry.promote("g1-h4", expected_sequence=1)
+registry.record({"promoted": "g1-h4"})
+"""
+
+
+def assert_whole(folder: Path) -> None:
+    registry = Registry(folder)
+    assert not [path.name for path in folder.rglob("*.aside*")], "leftovers are swept at start"
+    for each in registry.versions():
+        assert registry.files(each.name) == FILES
+    assert sorted(path.name for path in (folder / "versions").iterdir()) == sorted(each.name for each in registry.versions())
+    live = registry.live()
+    assert live in (Live("g1-h1", 1, "items-g1", 1), Live("g1-h4", 1, "items-g1", 2, "g1-h1"))
+    assert registry.files("g1-h1") == FILES
+    assert registry.decisions() in ([], [{"promoted": "g1-h4"}])
+
+
+def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(tmp_path: Path) -> None:
+    running = []
+    for step in range(20):
+        folder = tmp_path / str(step)
+        started(folder)
+        command = [sys.executable, "-c", KILLED, str(step), str(folder)]
+        running.append((folder, subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})))
+        if len(running) % 4 == 0:
+            running[-4][1].wait()
+    codes = [process.wait() for _, process in running]
+    for folder, _ in running:
+        assert_whole(folder)
+    assert codes[0] == 9
+    assert codes[-1] == 0, "the last run went through"
+
+
+def test_decisions_are_kept_in_order_bounded_and_plain(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, decisions_max=3)
+    for number in range(6):
+        registry.record({"number": np.int64(number), "loss": math.nan, "better": np.bool_(True), "ci": (0.5, math.inf)})
+    assert [each["number"] for each in registry.decisions()] == [3, 4, 5]
+    assert registry.decisions()[0] == {"number": 3, "loss": None, "better": True, "ci": [0.5, None]}
+    assert (tmp_path / "decisions.jsonl").read_bytes().count(b"\n") == 3
+    with pytest.raises(ValueError, match="a decision of"):
+        registry.record({"text": "x" * 70_000})
+
+
+def test_a_torn_last_decision_is_ignored_and_cleared_away(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.record({"number": 1})
+    path = tmp_path / "decisions.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"number": 2, "wh')
+    assert registry.decisions() == [{"number": 1}]
+    registry.record({"number": 3})
+    assert Registry(tmp_path).decisions() == [{"number": 1}, {"number": 3}]
+    path.write_bytes(path.read_bytes() + b"\x00garbled\n")
+    registry.record({"number": 4})
+    assert [each["number"] for each in registry.decisions()] == [1, 3, 4]
