@@ -12,6 +12,7 @@ from typing import Final
 from encoders.blend import Blend
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s
 from storage.models import Registry, Version
@@ -19,9 +20,6 @@ from storage.vectors_edge import EdgeVectors, VectorFolder
 from stream.refresh import Refreshed, Refresher, Target
 
 log = logging.getLogger(__name__)
-MODEL_FILE: Final = "model.bin"
-BLEND_FILE: Final = "blend.json"
-COUNTING_FILE: Final = "counting.json"
 REFRESH_INTERVAL_MS: Final = 100
 BUILD_ITEMS: Final = 256
 _EPOCH_NAME: Final = "refresher"

@@ -21,7 +21,7 @@ from storage.log import Position, Record, Topic
 from storage.names import Names
 from storage.state_memory import MemoryState
 from stream.archiving import from_archive
-from stream.ingest import Ingest
+from stream.ingest import Applied, Ingest
 from stream.shape import Shape
 from stream.wire import Decoded
 
@@ -80,9 +80,11 @@ class Walk:
         self.view.put(contents)
         self._lookup = self.view.lookup(lambda: None)
 
-    def advance(self, decoded: Decoded) -> None:
+    def advance(self, decoded: Decoded) -> Applied:
         """Apply a batch without asking anything."""
-        self.view.take(self._ingest.apply_decoded(decoded, now_ms=0), now_ms=0)
+        applied = self._ingest.apply_decoded(decoded, now_ms=0)
+        self.view.take(applied, now_ms=0)
+        return applied
 
     def ask_each(self, table: pa.Table) -> Iterator[Asked]:
         """Before each event of an archive table: the look-up its user could have made. Then apply it.

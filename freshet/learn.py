@@ -1,0 +1,230 @@
+"""One training, in a process of its own at low priority: archive in, a candidate and the gate's decision out.
+
+    python -m freshet.learn JOB.json
+
+Reads the archive up to an append number, the live version and the items' content; writes model, blends and a report into
+the job's folder. Everything it measures is point in time: a walk replays the past through the product's own reducers,
+and look-ups are made before each event is applied.
+
+The past is cut in three, oldest first: *training* events, a *blend* window on which the weights of the sources are
+fitted, and a *gate* window, which neither the candidate nor the live model has learned from.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+
+from encoders.base import ItemFeatures
+from encoders.blend import Blend
+from encoders.model import Model, ModelConfig
+from freshet.evidence import Answered, Contender, answers
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.walk import Walk
+from serving.lookup import COUNTING
+from serving.sources import SOURCES
+from storage.archive import Archive
+from storage.arrays import Bools, I64s
+from storage.catalogue import Content, decode_content
+from storage.models import Registry
+from storage.state import NODES
+from storage.state_lmdb import LmdbState, boot_id
+from stream.archiving import from_archive
+from stream.ingest import Applied
+from stream.shape import Shape
+from trainers.blend import Case, fit_blend
+from trainers.blend_search import sharpen
+from trainers.gate import Decision, Evidence, GateConfig, decide
+from trainers.graph import rows_of
+from trainers.heads_training import HeadConfig, HeadSamples, Samples, head_samples, replay_mask, tune_head
+from trainers.loop import TrainConfig, Trainer
+from trainers.metrics import reciprocal_rank
+from trainers.samples import EventColumns
+
+TRUNK: Final = "trunk"
+HEAD: Final = "head"
+ROWS_AT_ONCE: Final = 8192
+EVENTS_MIN: Final = 300
+"""Fewer events than this teach nothing worth asking about."""
+_NICENESS: Final = 10
+
+
+class Job(msgspec.Struct):
+    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing)."""
+
+    data: str
+    out: str
+    kind: str
+    below: int
+    parent: str | None
+    partitions: int
+    seed: int = 0
+    seconds_max: float = 60.0
+    steps_max: int = 450
+    new_events: int = 5000
+    blend_events: int = 1000
+    gate_events: int = 1000
+
+
+class Report(msgspec.Struct):
+    """What came of it: the gate's decision with its numbers, and what the candidate learned."""
+
+    promote: bool
+    reason: str
+    numbers: dict[str, float]
+    as_of_number: int
+    events: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass
+class Past:
+    """The walk so far, and the training events it passed."""
+
+    walk: Walk
+    parts: list[EventColumns] = field(default_factory=list)
+
+    def take(self, applied: Applied) -> None:
+        """Keep the likings of one batch."""
+        columns, kept = applied.columns, applied.kept & (applied.columns.weight > 0)
+        stamps = columns.stamps[kept]
+        actions = ((stamps >> np.uint64(8)) & np.uint64(255)).astype(np.uint8)
+        self.parts.append(EventColumns(columns.users[kept], columns.items[kept], actions, (stamps >> np.uint64(16)).astype(np.int64)))
+
+    def columns(self) -> EventColumns:
+        """All of them, in log order."""
+        return EventColumns(*(np.concatenate([getattr(p, name) for p in self.parts]) for name in ("users", "items", "actions", "ts_ms")))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The archive in three: training rows, then the blend window, then the gate's; `learned_to` numbers the last training event."""
+
+    training: pa.Table
+    blend: pa.Table
+    gate: pa.Table
+    learned_to: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What training made, before anybody asked it anything."""
+
+    model: Model
+    optimiser: bytes
+    metrics: dict[str, float]
+
+
+def main() -> None:
+    """Run the job named on the command line."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    os.nice(_NICENESS)
+    torch.set_num_threads(1)
+    run(job)
+
+
+def run(job: Job) -> Report:
+    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
+    began, out = time.monotonic(), Path(job.out)
+    cut = cut_archive(job)
+    past = Past(Walk(Shape(partitions=job.partitions), _contents(job)))
+    for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
+        past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
+    columns = past.columns()
+    features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max()))
+    parent = Registry(Path(job.data) / "models").files(job.parent) if job.parent else None
+    rival = Contender.stored("live", parent, features) if parent else Contender("live", COUNTING)
+    made = train_head(job, columns, features, rival.model, parent) if job.kind == HEAD and parent and rival.model else train_trunk(job, columns, features, rival.model)
+    candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features))
+    decision = judge(list(answers(past.walk, cut.gate, [candidate, rival])), candidate, rival, seed=job.seed)
+    weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
+    report = Report(decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began)
+    (out / MODEL_FILE).write_bytes(made.model.to_bytes())
+    (out / BLEND_FILE).write_text(candidate.blend.to_json())
+    (out / COUNTING_FILE).write_text(counting.to_json())
+    (out / OPTIMISER_FILE).write_bytes(made.optimiser)
+    (out / REPORT_FILE).write_bytes(msgspec.json.encode(report))
+    return report
+
+
+def cut_archive(job: Job) -> Cut:
+    """Read the archive below the job's number and cut it, never inside a pack. Raises ValueError when there is too little."""
+    archive = Archive(Path(job.data) / "archive", read_only=True)
+    tables = list(archive.scan(below=job.below))
+    rows = sum(table.num_rows for table in tables)
+    if rows < EVENTS_MIN:
+        raise ValueError(f"the archive holds {rows} events below number {job.below}; at least {EVENTS_MIN} are needed to train")
+    whole = pa.concat_tables(tables).combine_chunks()
+    asked = min(job.blend_events + job.gate_events, rows // 4)
+    numbers = whole.column("number").to_numpy()
+    split = _record_start(numbers, rows - asked)
+    middle = _record_start(numbers, rows - asked * job.gate_events // (job.blend_events + job.gate_events))
+    return Cut(whole.slice(0, split), whole.slice(split, middle - split), whole.slice(middle), int(numbers[split - 1]))
+
+
+def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None) -> Candidate:
+    """A new space, warm from the live trunk where there is one."""
+    config = TrainConfig(seed=job.seed, seconds_max=job.seconds_max, steps_max=job.steps_max)
+    trained = Trainer(config).train(columns, features, live)
+    return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
+
+
+def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Model, parent: dict[str, bytes]) -> Candidate:
+    """The live trunk, its head fitted to the newest events and a replay sample."""
+    rows = rows_of(features, columns)
+    columns, rows = columns.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
+    vectors, config = live.embed_items(features), HeadConfig(seed=job.seed)
+    new = np.zeros(len(columns), dtype=np.bool_)
+    new[-min(len(columns), job.new_events) :] = True
+    old = replay_mask(len(columns), before=int((~new).sum()), replay_max=config.replay_max, generator=np.random.default_rng(job.seed))
+
+    def samples(asked: Bools) -> HeadSamples:
+        return head_samples(live, vectors, columns=columns, rows=rows, asked=asked)
+
+    tuned = tune_head(live, Samples(samples(new), samples(old)), vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
+    return Candidate(tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)})
+
+
+def fit_blends(walk: Walk, window: pa.Table, candidate: Contender) -> tuple[Contender, Blend]:
+    """The candidate under weights fitted on the window, and the same blend fitted without the neural source."""
+    answered = [one for one in answers(walk, window, [candidate]) if one.target >= 0]
+    every = [Case(one.features[candidate.name], one.target) for one in answered]
+    counted = [Case(case.features[:, 1:], case.target) for case in every]
+    blend = sharpen(every, fit_blend(every, COUNTING))
+    return candidate.with_blend(blend), sharpen(counted, fit_blend(counted, Blend(SOURCES[1:], COUNTING.weights[1:])))
+
+
+def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, seed: int) -> Decision:
+    """The gate's decision on reciprocal ranks. The candidate was built for the collection it would get, so generations agree."""
+    ranks = {who.name: np.array([one.rank(who) for one in answered], dtype=np.int64) for who in (candidate, rival)}
+    users = [one.users[candidate.name] for one in answered if candidate.name in one.users]
+    evidence = Evidence(
+        candidate=reciprocal_rank(ranks[candidate.name]), live=reciprocal_rank(ranks[rival.name]),
+        users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
+    )  # fmt: skip
+    return decide(evidence, GateConfig(), generator=np.random.default_rng(seed))
+
+
+def _contents(job: Job) -> dict[int, Content]:
+    state = LmdbState(Path(job.data) / "state", boot_id=boot_id(), read_only=True)
+    try:
+        return {node: decode_content(blob) for p in range(job.partitions) for node, blob in state.scan(NODES, p)}
+    finally:
+        state.close()
+
+
+def _record_start(numbers: I64s, row: int) -> int:
+    """The first row of the record that this row belongs to: a pack is one record and is not cut."""
+    return int(np.searchsorted(numbers, numbers[row]))
+
+
+if __name__ == "__main__":
+    main()

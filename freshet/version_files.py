@@ -1,0 +1,9 @@
+"""Names of the files that make a model version."""
+
+from typing import Final
+
+MODEL_FILE: Final = "model.bin"
+BLEND_FILE: Final = "blend.json"
+COUNTING_FILE: Final = "counting.json"
+OPTIMISER_FILE: Final = "optimiser.bin"
+REPORT_FILE: Final = "report.json"
