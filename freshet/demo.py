@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from freshet.clock import now_ms
 from freshet.engine import Engine
 from freshet.prequential import ABOUT, Contest
 from freshet.readers.source import Row, Source
@@ -30,11 +31,14 @@ from stream.events import Entity
 from stream.ingest import EVENTS
 from stream.producer import Producer
 from stream.replay import digests, history, replay
+from stream.wire import BAD_BYTES_MAX
 from trainers.cadence import Cadence
 from trainers.metrics import Gain
 
 WARM_SHARE: Final = 5
 """The first 1/5 of the events is history."""
+LINGER_EVENTS: Final = 4
+"""Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
 ENTITIES_AT_ONCE: Final = 500
 REPORT_POINTS: Final = 240
 
@@ -111,24 +115,24 @@ class Demo:
         self.told.note(f"catalogue: {len(names):,} items, {len(known):,} with content")
         bodies = iter(msgspec.json.encode(known.get(name) or Entity(kind="item", id=name, ts_ms=1)) for name in names)
         while chunk := list(islice(bodies, ENTITIES_AT_ONCE)):
-            service.engine.append_entities(chunk, now_ms=_now_ms())
-            service.engine.drain(now_ms=_now_ms())
+            service.engine.append_entities(chunk, now_ms=now_ms())
+            service.engine.drain(now_ms=now_ms())
 
     def _warm_up(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> None:
         """History in packs, then a first training that the stream waits for."""
-        producer = Producer(lambda entries: service.engine.log.append(EVENTS, entries, now_ms=_now_ms()), prefix="warm")
+        producer = Producer(lambda entries: service.engine.log.append(EVENTS, entries, now_ms=now_ms()), prefix="warm")
         for row in rows:
             _send(producer, row)
             if row.event is not None:
                 contest.learn(row.event)
         producer.flush()
-        service.engine.drain(now_ms=_now_ms())
+        service.engine.drain(now_ms=now_ms())
         self.told.note(f"history: {len(rows):,} events applied; training the first model on them ...")
-        training.start(now_ms=_now_ms(), events=0)
+        training.start(now_ms=now_ms(), events=0)
         begin = time.perf_counter()
         while training.busy:
-            service.step(now_ms=_now_ms())
-            outcome = training.poll(now_ms=_now_ms(), events=0)
+            service.step(now_ms=now_ms())
+            outcome = training.poll(now_ms=now_ms(), events=0)
             self.told.line(f"training the first model: {time.perf_counter() - begin:.0f} s")
             if outcome is not None:
                 self._tell(outcome, 0)
@@ -138,29 +142,36 @@ class Demo:
     def _stream(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> float:
         """Rank, append, apply, see: one event after the other; returns events per second."""
         begin = last = time.perf_counter()
-        for n, row in enumerate(rows, start=1):
-            if row.event is not None:
-                contest.ask(row.event)
-            self._publish(service, row)
-            if row.event is not None:
-                contest.learn(row.event)
-            if n % 16 == 0:
-                outcome = training.poll(now_ms=_now_ms(), events=n)
-                if outcome is not None:
-                    self._tell(outcome, n)
+        for start in range(0, len(rows), LINGER_EVENTS):
+            group = rows[start : start + LINGER_EVENTS]
+            sent_ns, n = self._append(service, group), start + len(group)
+            for row in group:
+                if row.event is not None:
+                    contest.ask(row.event)
+                self._apply(service, sent_ns)
+                if row.event is not None:
+                    contest.learn(row.event)
+            outcome = training.poll(now_ms=now_ms(), events=n)
+            if outcome is not None:
+                self._tell(outcome, n)
             if time.perf_counter() - last > 1.0:
                 last = time.perf_counter()
                 self.told.line(self._live_line(service, contest, n, len(rows), last - begin))
         return len(rows) / max(time.perf_counter() - begin, 1e-9)
 
-    def _publish(self, service: Service, row: Row) -> None:
-        """Append one event and step until a look-up sees it; the time between is what is measured."""
-        body = msgspec.json.encode(row.event) if row.event is not None else row.raw or b" "
+    def _append(self, service: Service, group: list[Row]) -> int:
+        """Publish some events with one append, as a producer that lingers does; returns when that began, in ns."""
         begin = time.perf_counter_ns()
-        (position,) = service.engine.append_events([body], now_ms=_now_ms())
-        service.step(now_ms=_now_ms())
-        assert service.view.progress.as_of.number >= position.number, "an event must be visible after the step that applied it"
-        self.visible_ms.append((time.perf_counter_ns() - begin) / 1e6)
+        bodies = [msgspec.json.encode(row.event) if row.event is not None else row.raw[:BAD_BYTES_MAX] or b" " for row in group]
+        service.engine.append_events(bodies, now_ms=now_ms())
+        return begin
+
+    def _apply(self, service: Service, sent_ns: int) -> None:
+        """Apply one record; from now on look-ups see it. What is measured began before its append."""
+        number = service.engine.applied_number
+        service.step(now_ms=now_ms(), records_max=1)
+        assert service.view.progress.as_of.number == number, "an event must be visible after the step that applied it"
+        self.visible_ms.append((time.perf_counter_ns() - sent_ns) / 1e6)
 
     def _verify(self, engine: Engine) -> tuple[str, str]:
         self.told.note("replaying the log into an empty state ...")
@@ -170,7 +181,6 @@ class Demo:
 
     def _conclude(self, service: Service, contest: Contest, events_per_s: float, events: int, digest: tuple[str, str]) -> DemoOutcome:
         tallies, hits = service.engine.tallies, contest.hits()
-        dead = sum(tallies["dead_letters"].values())  # type: ignore[attr-defined]  # a mapping of counts
         visible, lookups = np.array(self.visible_ms), np.array(contest.lookup_ms)
         gains = contest.gains(("frozen", "counting_blend", "popular", "recent", "cooccurrence"), seed=self.seed) if contest.ranks else {}
         promotions = sum(outcome.promoted for outcome in self.outcomes)
@@ -178,8 +188,8 @@ class Demo:
             "bench": "demo",
             "data": self.data_name,
             "events": events,
-            "accepted": tallies["accepted"],
-            "dead_letters": dead,
+            "accepted": tallies.accepted,
+            "dead_letters": sum(tallies.dead_letters.values()),
             "ranked": len(contest.ranks),
             "events_per_s": events_per_s,
             "hit_at_10": {name: float(hit.mean()) if len(hit) else 0.0 for name, hit in hits.items()},
@@ -272,8 +282,4 @@ def _rounded(value: object) -> object:
 def _whole(value: object) -> int:
     assert isinstance(value, int), value
     return value
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 

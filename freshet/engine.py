@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,11 +26,11 @@ from storage.state import Gap
 from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import archive_rows
 from stream.entities import ENTITIES, EntityIngest
-from stream.ingest import EVENTS, Applied, Ingest
+from stream.ingest import EVENTS, Applied, Ingest, Tally
 from stream.replay import history, replay
 from stream.routing import partition_of
 from stream.shape import Shape
-from stream.wire import decode, decode_event
+from stream.wire import Decoded, decode, decode_event
 
 log = logging.getLogger(__name__)
 BATCH_BYTES_MAX: Final = 64 << 20
@@ -52,21 +52,23 @@ class Pumped:
 class Engine:
     """Everything of one data folder. Raises `FolderBusy`, `ShapeChanged`, `Gap` at the start, each with its way out."""
 
-    def __init__(self, settings: Settings, shape: Shape | None = None) -> None:
+    def __init__(self, settings: Settings, shape: Shape | None = None, *, rebuild: Callable[[int], None] | None = None) -> None:
+        """Open the folder. With `rebuild` the state is first forgotten and replayed; it is told how many events each step had."""
         self.settings = settings
         self.shape = shape or Shape(partitions=settings.partitions)
         self._lock_file = _lock(settings.data)
         folder = settings.data
         self.log = LmdbLog(folder / "log", partitions=self.shape.partitions, log_bytes_max=settings.log_bytes_max)
         self.state = LmdbState(folder / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
-        self.state.shape(self.shape.record())
+        if rebuild is None:
+            self.state.shape(self.shape.record())
         self.names = Names(self.state)
         self.archive = Archive(folder / "archive")
         self.view = View(self.state, self.shape, self.names)
         self.appended = threading.Condition()
         self._events = Ingest(self.state, self.log, self.shape, names=self.names)
         self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
-        self._open()
+        self._open(rebuild)
 
     def __enter__(self) -> "Engine":
         return self
@@ -92,14 +94,30 @@ class Engine:
         return self.log.next_number(EVENTS) - self._number
 
     @property
-    def tallies(self) -> dict[str, object]:
-        """Events accepted, duplicates and dead letters by kind, over all partitions."""
-        dead: dict[str, int] = {}
+    def archive_lag(self) -> int:
+        """Event records applied whose archive file is not published yet."""
+        published = [self.log.number_of(EVENTS, p, self.archive.published(p)) for p in range(self.shape.partitions)]
+        return max(0, self._number - min(published))
+
+    @property
+    def tallies(self) -> Tally:
+        """What became of the input, over all partitions."""
+        total = Tally()
         for tally in self._events.tallies.values():
             for kind, count in tally.dead_letters.items():
-                dead[kind] = dead.get(kind, 0) + count
-        held = self._events.tallies.values()
-        return {"accepted": sum(t.accepted for t in held), "duplicates": sum(t.duplicates for t in held), "dead_letters": dead}
+                total.dead_letters[kind] = total.dead_letters.get(kind, 0) + count
+            total.accepted += tally.accepted
+            total.duplicates += tally.duplicates
+        return total
+
+    def partition_lags(self) -> list[dict[str, int]]:
+        """Watermark, end and lag of each partition, read from state and log."""
+        marks = self.state.watermarks(EVENTS)
+        rows = []
+        for partition in range(self.shape.partitions):
+            mark, end = marks.get(partition, 0), self.log.end_offset(EVENTS, partition)
+            rows.append({"partition": partition, "watermark": mark, "end": end, "lag": end - mark})
+        return rows
 
     def append_events(self, bodies: Sequence[bytes], *, now_ms: int, form: int = JSON) -> list[Position]:
         """Append messages, each to its user's partition; durable when this returns. Raises `LogFull`, ValueError (size)."""
@@ -110,10 +128,11 @@ class Engine:
         """Append entity messages; durable when this returns. Raises `LogFull`, ValueError (size)."""
         return self._append(ENTITIES, [Entry(0, body) for body in bodies], now_ms)
 
-    def pump(self, *, now_ms: int) -> Pumped:
-        """One round: 1. entities, 2. events (each a commit), 3. the archive takes what was applied."""
+    def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
+        """One round: 1. entities, 2. at most `records_max` records of events (each a commit), 3. the archive takes what was applied."""
         entities = self._pump_entities(now_ms)
-        records = self.log.read_ordered(EVENTS, self._number, records_max=self.settings.batch_records_max, bytes_max=BATCH_BYTES_MAX)
+        bound = records_max or self.settings.batch_records_max
+        records = self.log.read_ordered(EVENTS, self._number, records_max=bound, bytes_max=BATCH_BYTES_MAX)
         if not records:
             return Pumped(entities=entities)
         applied = self._events.apply(records, now_ms=now_ms)
@@ -161,11 +180,11 @@ class Engine:
         self.view.put(changed.contents)
         return len(records)
 
-    def _open(self) -> None:
-        """Claim, rebuild what a power cut took, and find where to go on."""
-        if self.state.distrusted:
-            log.warning("state_distrusted folder=%s doing=rebuild from archive and log", self.settings.data)
-            self._rebuild()
+    def _open(self, rebuild: Callable[[int], None] | None) -> None:
+        """Claim, rebuild what was asked for or a power cut took, and find where to go on."""
+        if rebuild is not None or self.state.distrusted:
+            log.warning("state_rebuilt folder=%s because=%s", self.settings.data, "asked" if rebuild else "the machine went down")
+            self._rebuild(rebuild or (lambda _: None))
         marks = self._events.claim()
         self._number = min(self.log.number_of(EVENTS, p, offset) for p, offset in marks.items())
         entity_marks = self._entities.claim()
@@ -174,10 +193,12 @@ class Engine:
         self.view.progress.advance(number=self._number - 1, ts_ms=0, now_ms=0)
         self._catch_up_archive()
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, told: Callable[[int], None]) -> None:
+        """Empty the state and replay archive and log into it; entities come again from their own log."""
         self.log.topic(EVENTS)
+        self.state.reset()
         self.state.shape(self.shape.record())
-        replay(history(self.archive, self.log), self.log, self.shape, state=self.state)
+        replay(_telling(history(self.archive, self.log), told), self.log, self.shape, state=self.state)
 
     def _catch_up_archive(self) -> None:
         number = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
@@ -191,6 +212,12 @@ class Engine:
             records = [record for record in records if record.number < self._number]
             self.archive.add(archive_rows(decode(records)))
             number = records[-1].number + 1
+
+
+def _telling(source: Iterator[Decoded], told: Callable[[int], None]) -> Iterator[Decoded]:
+    for decoded in source:
+        told(decoded.events.num_rows)
+        yield decoded
 
 
 def _lock(folder: Path) -> int:

@@ -65,9 +65,9 @@ class Service:
         generations = {loaded.live.generation: loaded for loaded in reversed(held)}
         return [self._target(loaded) for _, loaded in sorted(generations.items(), reverse=True)]
 
-    def step(self, *, now_ms: int) -> Pumped:
+    def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """One round: 1. the engine applies what is pending, 2. dirty items are refreshed, at most each 100 ms."""
-        pumped = self.engine.pump(now_ms=now_ms)
+        pumped = self.engine.pump(now_ms=now_ms, records_max=records_max)
         if now_ms - self._refreshed_ms >= REFRESH_INTERVAL_MS:
             self.refresh(now_ms=now_ms)
         return pumped

@@ -50,11 +50,16 @@ class Archive:
         self._folder, self._topic, self._incarnation, self._roll_rows_max = folder, topic, incarnation, roll_rows_max
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
-        self._ends = {p: end for (inc, p), end in self._stored_ends().items() if inc == incarnation}
+        self._published = {p: end for (inc, p), end in self._stored_ends().items() if inc == incarnation}
+        self._ends = dict(self._published)
 
     def position(self, partition: int) -> int:
         """The next offset to archive, counting what waits in memory."""
         return self._ends.get(partition, 0)
+
+    def published(self, partition: int) -> int:
+        """The next offset that no published file holds."""
+        return self._published.get(partition, 0)
 
     def add(self, rows: pa.RecordBatch) -> None:
         """Take rows in the order of their appends; those archived already are dropped. Writes a roll when enough wait."""
@@ -86,6 +91,7 @@ class Archive:
             if not (self._folder / name).exists():
                 with aside(self._folder / name) as path:
                     pq.write_table(rows, path, compression="zstd", compression_level=1, use_dictionary=["user_id", "item_id", "action", "surface"])
+            self._published[partition] = end
         self._waiting, self._rows = [], 0
 
     def scan(self, *, below: int | None = None) -> Iterator[pa.Table]:

@@ -47,7 +47,7 @@ class Counts:
 
     def decayed(self, table: I64s, as_of_ms: int) -> F64s:
         """The decayed column of a (N, 4) table at `as_of_ms`: (N,)."""
-        age = np.clip(as_of_ms / self._half_life_ms - table[:, LANDMARK], -1000.0, 1000.0)
+        age = np.clip(as_of_ms / self._half_life_ms - table[:, LANDMARK], -decay.AGE_MAX, decay.AGE_MAX)
         weights: F64s = np.ldexp(table[:, DECAYED].astype(np.float64), -decay.SCALE_BITS) * np.exp2(-age)
         return weights
 

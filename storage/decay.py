@@ -20,6 +20,8 @@ SCALE_BITS: Final = 20
 AMOUNT_MAX: Final = 1 << 20
 """Largest amount of one entry: 2^20 * 2^21 leaves 2^21 of them before the sum saturates at 2^62."""
 WEIGHT_MAX: Final = 1 << 62
+AGE_MAX: Final = 960.0
+"""In half-lives, either way, when weights are read: WEIGHT_MAX at this age is still a finite float."""
 
 
 def _table() -> I64s:
@@ -53,4 +55,4 @@ def shifted(weight: int, by: int) -> int:
 def at(weights: U64s, landmark: int, as_of_ms: int, half_life_ms: int) -> F64s:
     """Stored integer weights as amounts decayed to `as_of_ms`: 1.0 is one unit of amount at that moment."""
     age = as_of_ms / half_life_ms - landmark
-    return np.ldexp(weights.astype(np.float64), -SCALE_BITS) * 2.0 ** -max(min(age, 1000.0), -1000.0)
+    return np.ldexp(weights.astype(np.float64), -SCALE_BITS) * 2.0 ** -max(min(age, AGE_MAX), -AGE_MAX)

@@ -83,7 +83,7 @@ class State(Protocol):
         """Raise the partition's epoch and return it with the watermark. A new topic id raises `Gap` unless it is the first."""
 
     def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
-        """Accept, on record, that the stream goes on at `watermark` of `topic_id` (a new id gets the next incarnation). Raises the epoch."""
+        """Accept, on record, that the stream goes on at `watermark` of `topic_id`; a new id gets the next incarnation. Raises the epoch."""
 
     def watermarks(self, stream: str) -> dict[int, int]:
         """Next offset to apply, by partition."""

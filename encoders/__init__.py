@@ -1,0 +1,1 @@
+"""Content, neighbours, histories and queries into one vector space."""

@@ -1,0 +1,101 @@
+"""The letters shapes are written in, and what goes into the encoders.
+
+B batch · L history length · N neighbours · K negatives · D dim · I items · T tokens of text · F features of an item (a lone letter is
+written `" B"` in an annotation). Everything here is numpy: a store fills these, an encoder turns them into tensors.
+
+    features = ItemFeatures(ids, text=tokens(titles), degree=counts, neighbours=rows, weights=weights)
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8s: TypeAlias = NDArray[np.uint8]
+I64s: TypeAlias = NDArray[np.int64]
+U64s: TypeAlias = NDArray[np.uint64]
+F32s: TypeAlias = NDArray[np.float32]
+F64s: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of unequal length in one array: list i is `values[offsets[i]:offsets[i + 1]]`; offsets (I + 1,) start at 0."""
+
+    values: I64s
+    offsets: I64s
+
+    def __post_init__(self) -> None:
+        assert self.offsets.ndim == 1 and len(self.offsets) >= 1, f"offsets must be (I + 1,), not {self.offsets.shape}"
+        assert self.offsets[0] == 0 and self.offsets[-1] == len(self.values), "offsets must run from 0 to the number of values"
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: I64s) -> "Ragged":
+        """The lists of these rows, in this order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        within = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """What is known of I items. A neighbour is a row *of the same features* (-1: none), so that it brings its own id and text.
+
+    ids (I,); text I lists of hashed-row ids; degree (I,) events or edges, >= 0; neighbours (I, N) rows, heaviest first; weights (I, N)
+    >= 0, any scale; image (I, image_dim) or None, a row of zeros where an item has none.
+    """
+
+    ids: U64s
+    text: Ragged
+    degree: F32s
+    neighbours: I64s
+    weights: F32s
+    image: F32s | None = None
+
+    def __post_init__(self) -> None:
+        items = len(self.ids)
+        parts = {"text": len(self.text), "degree": len(self.degree), "neighbours": len(self.neighbours), "weights": len(self.weights)}
+        wrong = {name: size for name, size in parts.items() if size != items}
+        assert not wrong, f"{items} ids, but other parts have other lengths: {wrong}"
+        assert self.neighbours.shape == self.weights.shape, f"neighbours {self.neighbours.shape}, weights {self.weights.shape}"
+        assert not self.neighbours.size or self.neighbours.max() < items, "a neighbour must be a row of these features"
+        assert self.image is None or len(self.image) == items, f"{items} ids, image rows {len(self.image or ())}"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def around(self, rows: I64s) -> "ItemFeatures":
+        """These distinct rows first, in order, then those of their neighbours that are not among them (without neighbours of their own)."""
+        around = self.neighbours[rows]
+        others = np.setdiff1d(around[around >= 0], rows)
+        kept = np.concatenate([rows, others])
+        place = np.full(len(self) + 1, -1, dtype=np.int64)  # the last place answers for row -1
+        place[kept] = np.arange(len(kept))
+        empty = ((0, len(others)), (0, 0))
+        return ItemFeatures(
+            self.ids[kept],
+            text=self.text.take(kept),
+            degree=self.degree[kept],
+            neighbours=np.pad(place[around], empty, constant_values=-1),
+            weights=np.pad(self.weights[rows], empty),
+            image=None if self.image is None else self.image[kept],
+        )
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """B histories, oldest first, padded on the left to L.
+
+    item_vectors (B, L, D); actions (B, L) codes; gaps_ms (B, L) time from each action to what came
+    next: the following action, or the question (now) after the last one; mask (B, L), True where there is an action.
+    """
+
+    item_vectors: F32s
+    actions: U8s
+    gaps_ms: I64s
+    mask: Bools

@@ -1,0 +1,152 @@
+"""How a command reaches a data folder: over HTTP when a server runs on it, else by opening it.
+
+    with access(settings, url=None) as site: site.append(entries); print(site.recommend("u1", k=10))
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+
+from freshet.clock import now_ms
+from freshet.engine import Engine, FolderBusy
+from freshet.server import SERVER_FILE, status
+from freshet.service import Service
+from freshet.settings import Settings
+from storage.log import PACK, Entry, Position
+from stream.ingest import EVENTS
+
+ARROW = "application/vnd.apache.arrow.stream"
+TIMEOUT_S = 30.0
+
+
+class Unreachable(RuntimeError):
+    """The server did not answer, or answered with an error; the message says what to do."""
+
+
+class Site(Protocol):
+    """What the commands need of a data folder, however it is reached."""
+
+    def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """Append events durably, in order."""
+
+    def append_entities(self, bodies: Sequence[bytes]) -> None:
+        """Append entity messages durably, in order."""
+
+    def recommend(self, user_id: str, k: int) -> dict[str, Any]:
+        """An answer as JSON."""
+
+    def status(self) -> dict[str, Any]:
+        """What `freshet lag` prints."""
+
+    def settle(self) -> None:
+        """Have everything that was appended applied."""
+
+
+class LocalSite:
+    """The folder itself, opened by this process."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._engine = service, service.engine
+
+    def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """Append to the log."""
+        return self._engine.log.append(EVENTS, entries, now_ms=now_ms())
+
+    def append_entities(self, bodies: Sequence[bytes]) -> None:
+        """Append to the log."""
+        self._engine.append_entities(bodies, now_ms=now_ms())
+
+    def recommend(self, user_id: str, k: int) -> dict[str, Any]:
+        """Look up in this process."""
+        answer = self._service.lookup.recommend(user_id, k=k, now_ms=now_ms())
+        return dict(msgspec.to_builtins(answer))
+
+    def status(self) -> dict[str, Any]:
+        """Read from the stores."""
+        return dict(status(self._service))
+
+    def settle(self) -> None:
+        """Apply what is pending, refresh what is dirty."""
+        self._engine.drain(now_ms=now_ms())
+        while self._service.targets and self._service.refresh(now_ms=now_ms()).looked_at:
+            pass
+
+
+class HttpSite:
+    """A running server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self._url, timeout=TIMEOUT_S)
+
+    def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """POST each pack, and JSON messages one by one: bytes that are no JSON must arrive as they are."""
+        found = []
+        for entry in entries:
+            kind = ARROW if entry.form == PACK else "application/x-ndjson"
+            token = self._ask("POST", "/v1/events", content=entry.value, headers={"content-type": kind})["token"]
+            found.append(Position(token["partition"], token["offset"], token["number"]))
+        return found
+
+    def append_entities(self, bodies: Sequence[bytes]) -> None:
+        """POST them as lines."""
+        self._ask("POST", "/v1/entities", content=b"\n".join(bodies), headers={"content-type": "application/x-ndjson"})
+
+    def recommend(self, user_id: str, k: int) -> dict[str, Any]:
+        """GET the route an application uses."""
+        return self._ask("GET", f"/v1/users/{httpx.URL(path='/' + user_id).raw_path.decode()[1:]}/recommendations", params={"k": k})
+
+    def status(self) -> dict[str, Any]:
+        """GET /v1/status."""
+        return self._ask("GET", "/v1/status")
+
+    def digest(self) -> dict[str, Any]:
+        """GET /v1/digest: the digest of the live state, and the append number it stands at."""
+        return self._ask("GET", "/v1/digest")
+
+    def settle(self) -> None:
+        """The server applies by itself; wait for the end of what was appended."""
+        end = sum(row["end"] for row in self.status()["partitions"])
+        if end:
+            self._ask("GET", "/v1/users/nobody/recommendations", params={"k": 1, "min_number": end - 1, "wait_ms": 5000})
+
+    def _ask(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+        try:
+            reply = self._client.request(method, path, **how)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self._url} does not answer ({error}): is `freshet serve` running there?") from error
+        if reply.status_code >= 400:
+            raise Unreachable(f"{self._url}{path} answered {reply.status_code}: {reply.text[:500]}")
+        found: dict[str, Any] = reply.json()
+        return found
+
+
+def server_url(settings: Settings) -> str:
+    """Where the server of this folder listens. Raises `Unreachable` when whoever holds the folder is none."""
+    found = settings.data / SERVER_FILE
+    if not found.exists():
+        raise Unreachable(f"{settings.data} is in use by a process that is no server: wait for it to end")
+    return str(msgspec.json.decode(found.read_bytes())["url"])
+
+
+@contextmanager
+def access(settings: Settings, url: str | None) -> Iterator[Site]:
+    """The server at `url`, else the one that holds the folder, else the folder itself. Raises `Unreachable`, `FolderBusy`."""
+    if url:
+        yield HttpSite(url)
+        return
+    try:
+        engine = Engine(settings)
+    except FolderBusy:
+        yield HttpSite(server_url(settings))
+        return
+    with engine:
+        service = Service(engine)
+        try:
+            engine.drain(now_ms=now_ms())
+            yield LocalSite(service)
+        finally:
+            service.close()

@@ -1,0 +1,205 @@
+"""`freshet serve`: the embedded all-in-one behind HTTP, and its one writing thread.
+
+    run_server(settings)      # returns when it is told to stop
+
+The folder names the server while it runs (`server.json`), so that the other commands find it.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from freshet.clock import now_ms
+from freshet.engine import Engine
+from freshet.service import Service
+from freshet.settings import Settings
+from freshet.training import Training
+from serving.api import create_app
+from serving.metrics import Metrics
+from serving.services import Engine as EngineHealth
+from serving.services import Services
+from storage.files import write_file
+from storage.health import Beat, Health
+from storage.log import Position
+from stream.ingest import EVENTS, Applied
+from trainers.cadence import Cadence
+
+log = logging.getLogger(__name__)
+IDLE_S: Final = 0.05
+BEAT_MS: Final = 1000
+SYNC_MS: Final = 1000
+ROLL_MS: Final = 300_000
+"""What waits for the archive is published at least this often."""
+DELAYS_MAX: Final = 64
+SERVER_FILE: Final = "server.json"
+
+
+class Runner(threading.Thread):
+    """The one writer: steps the service, looks after trainings, says that it lives. Ends by `stop`, or by an error it keeps."""
+
+    def __init__(self, service: Service, training: Training, metrics: Metrics) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._service, self._training, self._metrics = service, training, metrics
+        self._health = Health(service.engine.settings.data / "health")
+        self._stopping = threading.Event()
+        self._beat_ms = self._synced_ms = 0
+        self._rolled_ms = now_ms()
+        self.error: BaseException | None = None
+        self.moved_ms = now_ms()
+        self.catching_up = True
+        """Until all that was appended before the start is applied, look-ups would answer from the past."""
+        self._target = service.engine.log.next_number(EVENTS)
+        self.tell_model()
+
+    def run(self) -> None:
+        """Round after round; an error ends it, is logged, and turns /healthz to 503."""
+        try:
+            while not self._stopping.is_set():
+                self._round()
+        except Exception as error:
+            log.exception("engine_stopped")
+            self.error = error
+
+    def stop(self) -> None:
+        """Finish the round and end."""
+        self._stopping.set()
+        self.join()
+        self._training.cancel()
+
+    def _round(self) -> None:
+        service, engine, now = self._service, self._service.engine, now_ms()
+        pumped = service.step(now_ms=now)
+        for applied in pumped.applied:
+            _count(self._metrics, applied, now_ms())
+        outcome = self._training.poll(now_ms=now, events=engine.tallies.accepted)
+        if outcome is not None:
+            (self._metrics.promotions if outcome.promoted else self._metrics.refusals).inc()
+            self.tell_model()
+        if pumped.applied or pumped.entities or engine.lag == 0:
+            self.moved_ms = now
+        self.catching_up = self.catching_up and engine.applied_number < self._target
+        if now - self._beat_ms >= BEAT_MS:
+            self._beat_ms = now
+            self._beat(now)
+        if now - self._synced_ms >= SYNC_MS:
+            self._synced_ms = now
+            engine.state.sync()
+            engine.trim_log()
+        if now - self._rolled_ms >= ROLL_MS:
+            self._rolled_ms = now
+            engine.archive.flush()
+        if not pumped.applied and not pumped.entities:
+            with engine.appended:
+                engine.appended.wait(IDLE_S)
+
+    def _beat(self, now: int) -> None:
+        current = self._service.current
+        version, collection = (current.live.version, current.live.collection) if current else (None, None)
+        self._health.beat(Beat("serve", os.getpid(), now, version, collection, self._service.engine.applied_number))
+
+    def tell_model(self) -> None:
+        """Say in the metrics which model is live."""
+        current = self._service.current
+        if current is not None:
+            self._metrics.model(current.live.version, generation=current.live.generation, collection=current.live.collection)
+
+
+def run_server(settings: Settings) -> None:
+    """Serve the folder until SIGTERM or SIGINT; then finish the round, note a clean close, and return.
+
+    Raises `FolderBusy`, `ShapeChanged`, `Gap` before the first request is taken, OSError when the port is taken.
+    """
+    with Engine(settings) as engine:
+        service = Service(engine)
+        metrics = Metrics()
+        training = Training(service, trunk_every=settings.trunk_every, cadence=_cadence(settings), seconds_max=settings.train_seconds_max)
+        runner = Runner(service, training, metrics)
+        app = create_app(services_of(service, runner, metrics))
+        app.router.lifespan_context = _lifespan(runner)
+        _announce(settings)
+        try:
+            uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)
+        finally:
+            (settings.data / SERVER_FILE).unlink(missing_ok=True)
+            service.close()
+
+
+def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
+    """What the routes are given to work with."""
+    engine = service.engine
+
+    def append_events(messages: Sequence[bytes], form: int) -> Sequence[Position]:
+        return engine.append_events(messages, now_ms=now_ms(), form=form)
+
+    def append_entities(messages: Sequence[bytes]) -> Sequence[Position]:
+        return engine.append_entities(messages, now_ms=now_ms())
+
+    def health() -> EngineHealth:
+        stuck = now_ms() - runner.moved_ms if engine.lag else 0
+        return EngineHealth(alive=runner.is_alive(), lag_records=engine.lag, stuck_ms=stuck, dirty_items=service.refresher.pending())
+
+    return Services(
+        lookup=service.lookup, append_events=append_events, append_entities=append_entities, engine=health,
+        status=lambda: status(service), ready=lambda: runner.is_alive() and not runner.catching_up, metrics=metrics, clock_ms=now_ms,
+    )  # fmt: skip
+
+
+def status(service: Service) -> Mapping[str, object]:
+    """Everything `freshet lag` prints, as JSON."""
+    engine, record = service.engine, service.registry.live()
+    return {
+        "applied_number": engine.applied_number,
+        "lag_records": engine.lag,
+        "partitions": engine.partition_lags(),
+        "archive_lag_records": engine.archive_lag,
+        "tallies": msgspec.to_builtins(engine.tallies),
+        "as_of": msgspec.to_builtins(service.view.progress.as_of),
+        "items": len(service.view.catalogue),
+        "dirty_items": service.refresher.pending(),
+        "log_bytes": engine.log.used_bytes(),
+        "log_bytes_max": engine.settings.log_bytes_max,
+        "live": msgspec.to_builtins(record) if record else None,
+        "versions": [version.name for version in service.registry.versions()],
+        "decisions": service.registry.decisions()[-5:],
+    }
+
+
+def _count(metrics: Metrics, applied: Applied, now: int) -> None:
+    """One commit's figures; of a large batch some records stand for all in the histogram of delays."""
+    metrics.events_accepted.inc(applied.events)
+    for letter in applied.dead_letters:
+        metrics.dead_letters(letter.kind)
+    records = applied.decoded.records
+    for record in records[:: max(1, len(records) // DELAYS_MAX)]:
+        metrics.visible_seconds.observe(max(0, now - record.append_ms) / 1000)
+
+
+def _cadence(settings: Settings) -> Cadence:
+    interval_ms = int(1000 * settings.train_interval_s)
+    return Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms)
+
+
+def _announce(settings: Settings) -> None:
+    """Say where the server of this folder is."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    write_file(settings.data / SERVER_FILE, msgspec.json.encode({"url": f"http://{host}:{settings.port}", "pid": os.getpid()}), durable=False)
+
+
+def _lifespan(runner: Runner) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runner.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(runner.stop)
+
+    return lifespan

@@ -1,0 +1,208 @@
+"""The HTTP face: parse, call, serialize; nothing else.
+
+uvicorn.run(create_app(services), host=host, port=port)
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from serving.answers import Answer, Asked, SimilarAnswer
+from serving.bodies import ARROW, BODY_BYTES_MAX, Body, cut
+from serving.problems import Problem, ProblemBody, install, reply
+from serving.services import Services
+from storage.log import Position
+from stream.events import ID_BYTES_MAX, Entity, Event
+
+K_MAX: Final = 100
+WAIT_MS_MAX: Final = 5000
+NUMBER_MAX: Final = 2**53
+
+
+class Token(msgspec.Struct, frozen=True):
+    """Where the last message of a request landed. Give an event's `number` back as `min_number` to be answered with it applied.
+
+    Topics count apart: the number of an entity says nothing about events.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    number: int
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """`appended` messages are on disk; `malformed` of them are no events as they stand, and become dead letters."""
+
+    appended: int
+    malformed: int
+    token: Token
+
+
+Id = Annotated[str, Path(min_length=1, max_length=ID_BYTES_MAX)]
+K = Annotated[int, Query(ge=1, le=K_MAX, description="how many items")]
+MinNumber = Annotated[int | None, Query(ge=0, le=NUMBER_MAX, description="the token's number of an event that the answer must contain")]
+WaitMs = Annotated[int, Query(ge=0, le=WAIT_MS_MAX, description="how long to wait for it")]
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application. State is in `services` alone, so several apps may share a process."""
+    app = FastAPI(title="freshet", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    install(app)
+    _add_producing(app, services)
+    _add_looking_up(app, services)
+    _add_operating(app, services)
+    _describe(app)
+    return app
+
+
+def _add_producing(app: FastAPI, services: Services) -> None:
+    def append_events(raw: bytes, content_type: str) -> Response:
+        body = cut(raw, content_type, what=Event)
+        return _appended("events", body, services.append_events(body.messages, body.form))
+
+    def append_entities(raw: bytes, content_type: str) -> Response:
+        body = cut(raw, content_type, what=Entity)
+        return _appended("entities", body, services.append_entities(body.messages))
+
+    @app.post("/v1/events", status_code=202, responses=_said(202, Appended, 400, 413, 507), openapi_extra=_posts("Event", packs=True))
+    async def post_events(request: Request) -> Response:
+        """Append events: on disk when this answers, visible to look-ups some milliseconds later."""
+        return await run_in_threadpool(append_events, await _read(request), _content_type(request))
+
+    @app.post(
+        "/v1/entities", status_code=202, responses=_said(202, Appended, 400, 413, 415, 507), openapi_extra=_posts("Entity", packs=False)
+    )
+    async def post_entities(request: Request) -> Response:
+        """Append what is known of items, collections and queries; the highest `ts_ms` wins."""
+        if _content_type(request).startswith(ARROW):
+            raise Problem(415, "entities are JSON", value=ARROW, allowed="an object, an array, or lines of objects", do="send JSON")
+        return await run_in_threadpool(append_entities, await _read(request), _content_type(request))
+
+
+def _add_looking_up(app: FastAPI, services: Services) -> None:
+    def ready() -> None:
+        if not services.ready():
+            raise Problem(503, "the state is still being loaded", do="ask again shortly; GET /readyz says when")
+
+    loaded = [Depends(ready)]
+
+    @app.get("/v1/users/{user_id:path}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
+    def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0) -> Response:
+        """What this user may want next, from everything applied so far. A user nobody knows gets what is popular."""
+        _check_bytes("user_id", user_id)
+        begin = time.perf_counter()
+        answer = services.lookup.recommend(user_id, k=k, now_ms=services.clock_ms(), asked=Asked(min_number, wait_ms))
+        services.metrics.lookup_seconds.observe(time.perf_counter() - begin)
+        return reply(200, answer)
+
+    @app.get("/v1/items/{item_id:path}/similar", responses=_said(200, SimilarAnswer, 404, 422, 503), dependencies=loaded)
+    def similar(item_id: Id, k: K = 10) -> Response:
+        """Items like this one; a new one as soon as it has been embedded."""
+        _check_bytes("item_id", item_id)
+        return reply(200, services.lookup.similar(item_id, k=k, now_ms=services.clock_ms()))
+
+
+def _add_operating(app: FastAPI, services: Services) -> None:
+    @app.get("/healthz", responses=_said(200, None, 503))
+    def healthz() -> Response:
+        """Whether this process does its work: 503 when ingest is dead, or stands still while records wait."""
+        engine = services.engine()
+        if not engine.alive:
+            raise Problem(503, "ingest has ended", value=engine.lag_records, do="read the log, then restart the process")
+        if engine.lag_records and engine.stuck_ms > services.stuck_ms_max:
+            raise Problem(
+                503, f"ingest has applied nothing for {engine.stuck_ms} ms while {engine.lag_records} records wait", value=engine.stuck_ms,
+                allowed=f"at most {services.stuck_ms_max} ms", do="read the log, then restart the process",
+            )  # fmt: skip
+        return reply(200, {"status": "alive", "lag_records": engine.lag_records})
+
+    @app.get("/readyz", responses=_said(200, None, 503))
+    def readyz() -> Response:
+        """Whether look-ups are answered."""
+        if not services.ready():
+            raise Problem(503, "the state is still being loaded", do="wait")
+        return reply(200, {"status": "ready"})
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+    def metrics() -> Response:
+        """Counters and histograms for Prometheus."""
+        engine = services.engine()
+        services.metrics.lag_records.set(engine.lag_records)
+        services.metrics.dirty_items.set(engine.dirty_items)
+        return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/status", responses=_said(200, None))
+    def status() -> Response:
+        """Everything `freshet lag` prints."""
+        return reply(200, services.status())
+
+
+def _appended(topic: str, body: Body, positions: Sequence[Position]) -> Response:
+    last = positions[-1]
+    return reply(202, Appended(len(body.messages), body.malformed, Token(topic, last.partition, last.offset, last.number)))
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").lower()
+
+
+async def _read(request: Request) -> bytes:
+    """The body, refused as soon as it is known to be too large."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            allowed = f"at most {BODY_BYTES_MAX} bytes"
+            raise Problem(413, "the body is too large", value=f"over {BODY_BYTES_MAX} bytes", allowed=allowed, do="send less at once")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _check_bytes(name: str, value: str) -> None:
+    size = len(value.encode("utf-8", "surrogatepass"))
+    if size > ID_BYTES_MAX:
+        allowed = f"at most {ID_BYTES_MAX} bytes of UTF-8"
+        raise Problem(422, f"{name} is too long", value=size, allowed=allowed, do="ids are no longer than this anywhere")
+
+
+def _said(status: int, answer: type[msgspec.Struct] | None, *problems: int) -> dict[int | str, dict[str, Any]]:
+    """What a route answers, for OpenAPI: its own structs rather than pydantic's twins of them."""
+    schema = {"$ref": f"#/components/schemas/{answer.__name__}"} if answer else {"type": "object"}
+    problem = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}}
+    said: dict[int | str, dict[str, Any]] = {code: {"description": "the reason and the way out", **problem} for code in problems}
+    said[status] = {"description": "as asked", "content": {"application/json": {"schema": schema}}}
+    return said
+
+
+def _posts(name: str, *, packs: bool) -> dict[str, Any]:
+    """The body of a producing route, for OpenAPI."""
+    one = {"$ref": f"#/components/schemas/{name}"}
+    content: dict[str, Any] = {
+        "application/json": {"schema": {"oneOf": [one, {"type": "array", "items": one, "minItems": 1}]}},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "an object a line"}},
+    }
+    if packs:
+        content[ARROW] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _describe(app: FastAPI) -> None:
+    """Add our structs to the OpenAPI document, once."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            _, schemas = msgspec.json.schema_components(
+                (Answer, SimilarAnswer, Appended, ProblemBody, Event, Entity), ref_template="#/components/schemas/{name}"
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]  # the way FastAPI documents it

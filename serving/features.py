@@ -1,0 +1,58 @@
+"""Masses and logits to log-scores over one set of candidates: the columns that a blend weighs.
+
+A column is a smoothed log-probability, so that a weighted sum of columns is a product of experts and a source that has
+nothing to say (a cold user, no model yet) says the same of everyone and changes no order.
+
+    features = np.stack([log_softmax(logits), log_shares(mass)], axis=1)      # (C, S)
+"""
+
+from typing import Final
+
+import numpy as np
+
+from storage.arrays import F64s
+
+EPSILON: Final = 0.01
+"""What all candidates together are given beside a source's own mass: a constant, part of every fitted blend."""
+
+
+def log_shares(mass: F64s) -> F64s:
+    """log(eps / C + share), share = mass over the sum of all candidates' masses (..., C); NaN, infinite and negative are 0.
+
+    Where a source has no mass at all every share is 1 / C.
+    """
+    clean = np.where((mass > 0) & (mass < np.inf), mass, 0.0)
+    if clean.size == 0:
+        return clean
+    count = clean.shape[-1]
+    top = clean.max(axis=-1, keepdims=True)
+    clean /= np.where(top > 0, top, 1.0)  # so that the sum of huge masses stays finite
+    total = clean.sum(axis=-1, keepdims=True)
+    shares = np.where(total > 0, clean / np.where(total > 0, total, 1.0), 1.0 / count)
+    columns: F64s = np.log(EPSILON / count + shares)
+    return columns
+
+
+def log_softmax(logits: F64s) -> F64s:
+    """Logits minus their logsumexp (C,). What is not finite counts as the lowest that is; nothing finite: -log C for all."""
+    finite = np.isfinite(logits)
+    if not finite.all():
+        lowest = logits[finite].min() if finite.any() else 0.0
+        logits = np.where(finite, logits, lowest)
+    if len(logits) == 0:
+        return logits
+    top = logits.max()
+    column: F64s = logits - (top + np.log(np.exp(logits - top).sum()))
+    return column
+
+
+def lifts(features: F64s, weights: F64s, picked: F64s) -> F64s:
+    """How much of what lifts each picked candidate above the least is each source's work: rows (P, S) that sum to 1.
+
+    A source lifts by weight * (column - the column's lowest over all candidates); pushing down counts as 0.
+    """
+    if len(picked) == 0:
+        return np.zeros((0, len(weights)))
+    lift = np.maximum((picked - features.min(axis=0)) * weights, 0.0)
+    total = lift.sum(axis=1, keepdims=True)
+    return np.where(total > 0, lift / np.where(total > 0, total, 1.0), 1.0 / max(1, len(weights)))

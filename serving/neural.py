@@ -1,0 +1,69 @@
+"""The neural source: a user's vector, encoded there and then, against the vectors of one generation.
+
+Nothing of it is stored, so no user vector can be stale.
+
+    aim = aimed(context, live); logits = Space(live, catalogue, index).logits(aim.query, rows)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.live import InMemory, LiveModel
+from serving.rows import RowIndex
+from serving.sources import Context
+from storage.arrays import F32s, F64s, I64s, U64s
+from storage.catalogue import Catalogue
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A user's vector (D,) in the space of the model that made it."""
+
+    live: LiveModel
+    query: F32s
+
+
+def aimed(context: Context, live: LiveModel | None) -> Aim | None:
+    """Where this user is heading, from those actions whose items have a vector; nobody's history gives a stranger's vector.
+
+    None without a model, and for a vector that is not finite: the source then says nothing, and the others answer.
+    """
+    if live is None:
+        return None
+    history = context.history
+    vectors, found = live.vectors.get(history.items)
+    if found.all():
+        query = live.model.encode_user(vectors, history.actions, history.ts_ms, context.now_ms)
+    else:
+        query = live.model.encode_user(vectors[found], history.actions[found], history.ts_ms[found], context.now_ms)
+    return Aim(live, query) if np.isfinite(query).all() else None
+
+
+class Space:
+    """One generation's item vectors by catalogue row."""
+
+    def __init__(self, live: LiveModel, catalogue: Catalogue, index: RowIndex) -> None:
+        self._live, self._catalogue, self._index = live, catalogue, index
+
+    def logits(self, query: F32s, rows: I64s) -> F64s:
+        """temperature * cosine of each candidate row: (C,); -inf where an item has no vector yet.
+
+        One product with the whole matrix where it lies in memory and is not much larger than the candidates, else row by row.
+        """
+        vectors = self._live.vectors
+        if isinstance(vectors, InMemory) and len(vectors) <= 4 * len(rows):
+            ids, matrix = vectors.matrix()
+            scores = np.full(len(self._catalogue) + 1, -np.inf)  # the last place takes what the catalogue does not know
+            scores[self._index.rows(ids)] = matrix @ query
+            scores[-1] = -np.inf
+            logits: F64s = scores[rows] * self._live.model.temperature
+            return logits
+        found_rows, found = vectors.get(self._catalogue.ids[rows])
+        return np.where(found, (found_rows @ query).astype(np.float64) * self._live.model.temperature, -np.inf)
+
+    def nearest(self, query: F32s, k: int, *, exclude: U64s | None) -> I64s:
+        """Catalogue rows of the k nearest items, nearest first."""
+        ids, _ = self._live.vectors.search(query[None, :], k, exclude=exclude)
+        rows = self._index.rows(ids[0])
+        return rows[rows >= 0]

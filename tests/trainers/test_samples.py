@@ -1,0 +1,90 @@
+"""Windows: every event asked once, with the past and nothing of the future."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.samples import EventColumns, by_user, gaps_to_next, windows
+
+EVENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=60)
+
+
+def columns_of(events: list[tuple[int, int, int]]) -> EventColumns:
+    users, items, times = (np.array(part) for part in zip(*events, strict=True))
+    return EventColumns(users.astype(np.uint64), items.astype(np.uint64), np.ones(len(events), dtype=np.uint8), times.astype(np.int64))
+
+
+@given(EVENTS, st.integers(1, 7), st.booleans())
+def test_every_event_is_asked_exactly_once_with_the_users_past_before_it(
+    events: list[tuple[int, int, int]], length: int, mixed: bool
+) -> None:
+    columns = columns_of(events)
+    cut = windows(columns, length, generator=np.random.default_rng(0) if mixed else None)
+    assert cut.inputs.shape == cut.targets.shape == (len(cut), length)
+    asked = cut.targets[cut.targets >= 0]
+    assert sorted(asked.tolist()) == list(range(len(events)))
+    order, _ = by_user(columns, np.random.default_rng(0) if mixed else None)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    for window, slot in np.argwhere(cut.targets >= 0):
+        target = cut.targets[window, slot]
+        within = cut.inputs[window, : slot + 1]
+        history = np.concatenate([cut.earlier(int(window)), within[within >= 0]])
+        past = [at for at in range(len(events)) if columns.users[at] == columns.users[target] and place[at] < place[target]]
+        assert history.tolist() == sorted(past, key=lambda at: place[at]), "all of the user's past, oldest first, and nothing else"
+        assert (columns.ts_ms[history] <= columns.ts_ms[target]).all()
+        assert len(within[within >= 0]) >= min(len(past), length // 2), "context is never less than half a window"
+
+
+@given(EVENTS, st.integers(2, 7))
+def test_only_the_events_asked_for_are_targets(events: list[tuple[int, int, int]], length: int) -> None:
+    columns = columns_of(events)
+    asked = np.arange(len(events)) % 3 == 0
+    cut = windows(columns, length, asked=asked)
+    assert sorted(cut.targets[cut.targets >= 0].tolist()) == np.flatnonzero(asked).tolist()
+
+
+@given(EVENTS, st.integers(2, 7))
+def test_what_comes_later_changes_no_window_before_it(events: list[tuple[int, int, int]], length: int) -> None:
+    columns = columns_of(events)
+    first = [at for at in range(len(events)) if columns.ts_ms[at] <= 3]
+    early = columns.take(np.array(first, dtype=np.int64))
+
+    def histories(of: EventColumns, number: list[int]) -> dict[int, list[int]]:
+        cut = windows(of, length)
+        found = {}
+        for window, slot in np.argwhere(cut.targets >= 0):
+            within = cut.inputs[window, : slot + 1]
+            history = [*cut.earlier(int(window)).tolist(), *within[within >= 0].tolist()]
+            found[number[cut.targets[window, slot]]] = [number[at] for at in history]
+        return found
+
+    everything = histories(columns, list(range(len(events))))
+    if first:
+        for target, history in histories(early, first).items():
+            assert everything[target] == history
+
+
+def test_equal_times_keep_log_order_unless_shuffled() -> None:
+    columns = columns_of([(1, item, 5) for item in range(1, 41)])
+    assert by_user(columns)[0].tolist() == list(range(40))
+    shuffled = by_user(columns, np.random.default_rng(0))[0]
+    assert shuffled.tolist() != list(range(40)) and sorted(shuffled.tolist()) == list(range(40))
+
+
+def test_gaps_lead_to_the_question() -> None:
+    columns = columns_of([(1, 1, 0), (1, 2, 3), (1, 3, 10)])
+    cut = windows(columns, 4)
+    assert cut.inputs.tolist() == [[-1, -1, 0, 1]] and cut.targets.tolist() == [[-1, 0, 1, 2]]
+    assert gaps_to_next(cut, columns.ts_ms).tolist() == [[0, 0, 3, 7]]
+
+
+def test_no_events_give_no_windows() -> None:
+    nothing = EventColumns(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int64))
+    assert len(windows(nothing, 4)) == 0
+
+
+def test_the_largest_user_id_is_a_user_like_any() -> None:
+    columns = columns_of([(1, 1, 0), (1, 2, 1)])
+    columns = EventColumns(np.array([2**64 - 1, 0], dtype=np.uint64), columns.items, columns.actions, columns.ts_ms)
+    assert by_user(columns)[1].tolist() == [0, 1, 2]

@@ -1,0 +1,1 @@
+"""Archive to better weights, or a reasoned refusal."""

@@ -1,0 +1,52 @@
+"""How a trunk is trained: budget, batch, losses, negatives, one frozen dataclass. What the model is: `encoders/config.py`.
+
+config = TrainConfig(seconds_max=30.0, model=ModelConfig(dim=32))
+"""
+
+from dataclasses import dataclass, field
+
+from encoders.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a trunk is trained. One step is `batch_windows` windows of `model.history_len` targets at most.
+
+    Whichever of `steps_max` and `seconds_max` is nearer drives the cosine; a run that seconds end is not repeatable to the bit.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    steps_max: int = 450
+    seconds_max: float = 60.0
+    batch_windows: int = 32
+    learning_rate: float = 2e-3
+    learning_rate_min: float = 1e-5
+    weight_decay: float = 0.05
+    warm_up_steps: int = 30
+    clip_norm: float = 1.0
+    validation_share: float = 0.1
+    validation_max: int = 4096
+    check_every: int = 50
+    patience: int = 6  # checks without a better one
+    next_weight: float = 1.0
+    pair_weight: float = 0.0
+    pairs: int = 256
+    correction: str = "same_q"
+    whole_max: int = 4096  # up to so many items, all are embedded and compared with at every step
+    uniform: int = 512
+    sketch_tau: float = 10_000.0  # draws
+    chunk_rows: int = 512
+    exclude_seen: bool = True  # what a user had is no candidate; off where people come back to items
+    shuffle_ties: bool = True
+    own_graph: bool = True  # neighbours and degree from the training events instead of the live ones
+
+    def __post_init__(self) -> None:
+        if self.correction not in ("same_q", "none"):
+            raise ValueError(f"correction must be same_q or none, not {self.correction!r}")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
+        if min(self.steps_max, self.batch_windows, self.check_every, self.patience, self.chunk_rows, self.uniform) < 1:
+            raise ValueError(f"steps, sizes and patience must be at least 1: {self}")
+        if self.seconds_max <= 0 or self.learning_rate <= 0:
+            raise ValueError(f"seconds_max and learning_rate must be positive: {self.seconds_max}, {self.learning_rate}")

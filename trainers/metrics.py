@@ -1,0 +1,81 @@
+"""How good a ranking is, and whether one is better than another: mid-ranks, rates at k, paired bootstrap.
+
+ranks = mid_ranks(scores, targets); figures = summary(ranks); gain = paired_bootstrap(new, old, generator=generator)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encoders.base import F32s, F64s, I64s
+
+RESAMPLES = 2_000
+RESAMPLE_CELLS_MAX = 2**22
+
+
+def mid_ranks(scores: F32s | F64s, targets: I64s) -> I64s:
+    """(B, C) scores, (B,) target columns -> (B,) ranks from 1: 1 + G + floor(E / 2).
+
+    G candidates score above the target, E others equal it, so constant scores never win. NaN counts as minus infinity; equality is of
+    unrounded scores. Columns that are no candidates must hold NaN or -inf, which the target must not.
+    Source: protocols, section 1. Complexity B·C.
+    """
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    target = np.take_along_axis(known, targets[:, None], axis=1)
+    above = (known > target).sum(axis=1)
+    equal = (known == target).sum(axis=1) - 1
+    ranks: I64s = 1 + above + equal // 2
+    return ranks
+
+
+def hit_rate(ranks: I64s, k: int) -> F64s:
+    """[rank <= k], one figure a case."""
+    return (ranks <= k).astype(np.float64)
+
+
+def ndcg(ranks: I64s, k: int) -> F64s:
+    """[rank <= k] / log2(rank + 1)."""
+    found: F64s = (ranks <= k) / np.log2(ranks + 1.0)
+    return found
+
+
+def reciprocal_rank(ranks: I64s, k: int | None = None) -> F64s:
+    """1 / rank; with k, 0 beyond it."""
+    found: F64s = 1.0 / ranks
+    return found if k is None else found * (ranks <= k)
+
+
+def summary(ranks: I64s) -> dict[str, float]:
+    """HR@10, NDCG@10 and MRR; zeros when there is no case."""
+    if not len(ranks):
+        return {"HR@10": 0.0, "NDCG@10": 0.0, "MRR": 0.0}
+    values = {"HR@10": hit_rate(ranks, 10), "NDCG@10": ndcg(ranks, 10), "MRR": reciprocal_rank(ranks)}
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean of the paired differences, and the interval that holds 95 % of its resampled means."""
+
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+
+def paired_bootstrap(new: F64s, old: F64s, *, generator: np.random.Generator, resamples: int = RESAMPLES) -> Gain:
+    """How much better `new` is than `old` on the same cases (n,), by resampling cases with replacement.
+
+    The interval is the percentile interval at 2.5 and 97.5 %. Raises ValueError on unpaired or no cases; NaN goes through to the result.
+    """
+    if new.shape != old.shape or not len(new):
+        raise ValueError(f"a paired bootstrap needs the same cases, at least one: {new.shape} and {old.shape}")
+    difference = new - old
+    means = np.empty(resamples)
+    step = max(1, RESAMPLE_CELLS_MAX // len(difference))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        chosen = generator.integers(0, len(difference), size=(rows, len(difference)))
+        means[start : start + rows] = difference[chosen].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Gain(float(difference.mean()), float(low), float(high), len(difference))
