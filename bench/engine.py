@@ -46,7 +46,9 @@ START_MS: Final = 1_700_000_000_000
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--embedded", action="store_true", required=True, help="measure the embedded form (LMDB)")
     parser.add_argument("--events", type=int, default=1_000_000, help="events in each run (default 1,000,000)")
     parser.add_argument("--form", choices=("packs", "json"), default="packs", help="how the events are encoded")
@@ -64,7 +66,15 @@ def main(arguments: list[str] | None = None) -> None:
         _say(f"histories: {histories['events_per_s']:,.0f} events/s")
         full, sizes = _full(settings)
         _say(f"full: {full['events_per_s']:,.0f} events/s")
-    report = {"bench": "engine", "form": options.form, "events": options.events, "histories": histories, "full": full, **sizes, **versions()}
+    report = {
+        "bench": "engine",
+        "form": options.form,
+        "events": options.events,
+        "histories": histories,
+        "full": full,
+        **sizes,
+        **versions(),
+    }
     print(json.dumps(report))
 
 
@@ -83,7 +93,9 @@ def _histories(settings: Settings, folder: Path) -> dict[str, float]:
         held = load_histories(read_rows(state, HISTORIES, where, users), np.bincount(rows), history_max=shape.history_max)
         seen = load_seen([None] * len(users), np.zeros(len(users), np.int64), seen_max=shape.seen_max)
         reduce_users(rows, _only_histories(hashed.columns), held, seen, shape)
-        state.commit([Advance(claim, mark, records[-1].offset + 1)], write_rows(HISTORIES, where, users, store_histories(held)) + hashed.writes)
+        state.commit(
+            [Advance(claim, mark, records[-1].offset + 1)], write_rows(HISTORIES, where, users, store_histories(held)) + hashed.writes
+        )
         for kind, fresh in hashed.fresh:
             names.learn(kind, fresh)
         number, mark, applied = records[-1].number + 1, records[-1].offset + 1, applied + len(hashed.columns)
@@ -112,7 +124,12 @@ def _full(settings: Settings) -> tuple[dict[str, float], dict[str, float]]:
         pages = {table: engine.state.used_bytes(table) for table in (HISTORIES, SEEN, NEIGHBOURS)}
         edges = applied * 2 * engine.shape.edge_window
     figures = {"events_per_s": applied / wall, "us_per_event": 1e6 * cpu / applied, "directed_edges_max": edges}
-    return figures, {"bytes_per_user": (pages[HISTORIES] + pages[SEEN]) / users, "bytes_per_node": pages[NEIGHBOURS] / nodes, "users": users, "nodes": nodes}
+    return figures, {
+        "bytes_per_user": (pages[HISTORIES] + pages[SEEN]) / users,
+        "bytes_per_node": pages[NEIGHBOURS] / nodes,
+        "users": users,
+        "nodes": nodes,
+    }
 
 
 def _warm_up(folder: Path, options: argparse.Namespace) -> None:

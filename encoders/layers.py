@@ -25,7 +25,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer layer in which the queries may be fewer than the keys: x + attention, then x + perceptron.
 
-    ReLU where the papers have GELU: as good here, and four times cheaper without a compiled kernel.
+    We differ from the papers' GELU: ReLU, which the numpy path computes in one pass without erf. Their quality was not compared.
     """
 
     def __init__(self, dim: int, heads: int, *, hidden: int, dropout: float) -> None:

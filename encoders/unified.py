@@ -1,7 +1,8 @@
 """The item tower: one vector per item from what it is (id, text, image, degree) and what surrounds it (neighbours).
 
 OmniSage's aggregator (papers, 1.2), one node type: [CLS, own tokens, neighbours by falling weight] -> one transformer layer -> CLS -> MLP
--> unit length. An item without an id row is embedded from the rest; in training ids are hidden at random, so that this works.
+-> unit length. An item without an id row is embedded from the rest; in training ids are hidden at random, so that this works. We differ:
+the id embedding and the text token are also added to the MLP's output, a short way past the layer (its worth was not measured apart).
 
     z = UnifiedEncoder(config, rows=len(ids) + 1)(ItemTensors.of(features, id_rows))      # (I, D), unit rows
 """

@@ -1,6 +1,6 @@
 """How a command reaches a data folder: over HTTP when a server runs on it, else by opening it.
 
-    with access(settings, url=None) as site: site.append(entries); print(site.recommend("u1", k=10))
+with access(settings, url=None) as site: site.append(entries); print(site.recommend("u1", k=10))
 """
 
 from collections.abc import Iterator, Sequence

@@ -20,12 +20,16 @@ from rich.table import Table
 
 from freshet.settings import Settings
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recommender that learns while it serves.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recommender that learns while it serves."
+)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder; default ./data or FRESHET_DATA.")]
-Url = Annotated[str | None, typer.Option("--url", help="A running server, e.g. http://127.0.0.1:8080; default: the one that holds the folder.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="A running server, e.g. http://127.0.0.1:8080; default: the one that holds the folder.")
+]
 File = Annotated[Path, typer.Argument(help="Events in any layout that is understood; an unknown one lists them.")]
 """What several commands take."""
 
@@ -51,7 +55,12 @@ def serve(data: Data = None, host: str | None = None, port: int | None = None) -
 
 
 @app.command()
-def produce(file: File, entities: Annotated[Path | None, typer.Option(help="What is known of the items.")] = None, data: Data = None, url: Url = None) -> None:
+def produce(
+    file: File,
+    entities: Annotated[Path | None, typer.Option(help="What is known of the items.")] = None,
+    data: Data = None,
+    url: Url = None,
+) -> None:
     """Publish a file of events: every line is accepted or becomes a dead letter that says why."""
     from freshet.access import access
     from freshet.producing import produce_entities, produce_events
@@ -66,7 +75,9 @@ def produce(file: File, entities: Annotated[Path | None, typer.Option(help="What
         with _bar(source.rows) as bar:
             published, bad = produce_events(site, source, bar)
         site.settle()
-        out.print(f"{published + bad:,} lines: {published:,} events published, {bad:,} become dead letters ({source.name})", highlight=False)
+        out.print(
+            f"{published + bad:,} lines: {published:,} events published, {bad:,} become dead letters ({source.name})", highlight=False
+        )
 
 
 @app.command()
@@ -88,7 +99,10 @@ def recommend(
         table.add_row(item["item_id"], item["title"], f"{item['score']:.3f}", reasons)
     out.print(table)
     as_of = answer["as_of"]
-    out.print(f"as of append {as_of['number']}, event time {as_of['ts_ms']} ms · model {answer['model'] or 'none yet: live counts alone'} · index {answer['index']}", highlight=False)
+    out.print(
+        f"as of append {as_of['number']}, event time {as_of['ts_ms']} ms · model {answer['model'] or 'none yet: live counts alone'} · index {answer['index']}",
+        highlight=False,
+    )
 
 
 @app.command()
@@ -140,7 +154,13 @@ def doctor(data: Data = None, url: Url = None) -> None:
 
 
 @app.command()
-def world(folder: Annotated[Path, typer.Argument(help="Where to write events.csv and entities.jsonl.")], seed: int = 0, users: int = 400, items: int = 600, events: int = 20_000) -> None:
+def world(
+    folder: Annotated[Path, typer.Argument(help="Where to write events.csv and entities.jsonl.")],
+    seed: int = 0,
+    users: int = 400,
+    items: int = 600,
+    events: int = 20_000,
+) -> None:
     """Write the synthetic world: events with a planted structure, as a headed CSV, entities beside it."""
     from freshet.world import World, WorldConfig
 
@@ -205,15 +225,30 @@ def _print_status(status: dict[str, Any]) -> None:
     tallies, live = status["tallies"], status["live"]
     dead = tallies["dead_letters"]
     told = ", ".join(f"{kind}: {count:,}" for kind, count in dead.items()) or "none"
-    out.print(f"accepted {tallies['accepted']:,} ({tallies['duplicates']:,} duplicates) · dead letters {sum(dead.values()):,} ({told})", highlight=False)
-    out.print(f"archive behind by {status['archive_lag_records']:,} records · {status['dirty_items']:,} of {status['items']:,} items wait for refresh", highlight=False)
-    out.print(f"live model: {live['version'] if live else 'none yet'} · log {status['log_bytes']:,} of {status['log_bytes_max']:,} bytes", highlight=False)
+    out.print(
+        f"accepted {tallies['accepted']:,} ({tallies['duplicates']:,} duplicates) · dead letters {sum(dead.values()):,} ({told})",
+        highlight=False,
+    )
+    out.print(
+        f"archive behind by {status['archive_lag_records']:,} records · {status['dirty_items']:,} of {status['items']:,} items wait for refresh",
+        highlight=False,
+    )
+    out.print(
+        f"live model: {live['version'] if live else 'none yet'} · log {status['log_bytes']:,} of {status['log_bytes_max']:,} bytes",
+        highlight=False,
+    )
     for decision in status["decisions"]:
-        out.print(f"gate: {decision['version']} {'promoted' if decision['promoted'] else 'refused'}: {decision['reason']}", highlight=False, markup=False)
+        out.print(
+            f"gate: {decision['version']} {'promoted' if decision['promoted'] else 'refused'}: {decision['reason']}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _demo_table(figures: dict[str, Any], gains: dict[str, tuple[float, float]]) -> Table:
-    table = Table("system", "hit@10", "the model is better by (95 %)", title=f"{figures['ranked']:,} look-ups, each made before its event was learned")
+    table = Table(
+        "system", "hit@10", "the model is better by (95 %)", title=f"{figures['ranked']:,} look-ups, each made before its event was learned"
+    )
     for name, hit in figures["hit_at_10"].items():
         low, high = gains.get(name, (0.0, 0.0))
         table.add_row(name, f"{hit:.4f}", f"{low:+.4f} .. {high:+.4f}" if name in gains else "")

@@ -282,4 +282,3 @@ def _rounded(value: object) -> object:
 def _whole(value: object) -> int:
     assert isinstance(value, int), value
     return value
-

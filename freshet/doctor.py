@@ -1,6 +1,6 @@
 """`freshet doctor`: what freshet stands on, one finding each, and what to do about what is wrong.
 
-    for finding in examine(settings, url=None): print(finding.what, finding.fine, finding.found)
+for finding in examine(settings, url=None): print(finding.what, finding.fine, finding.found)
 """
 
 import importlib.metadata
@@ -77,7 +77,9 @@ def _folder(folder: Path) -> Finding:
     while not place.exists():
         place = place.parent
     fine = place.is_dir() and os.access(place, os.W_OK)
-    return Finding("data folder", fine, str(folder) + ("" if folder.exists() else " (will be made)"), "choose a folder you may write (--data)")
+    return Finding(
+        "data folder", fine, str(folder) + ("" if folder.exists() else " (will be made)"), "choose a folder you may write (--data)"
+    )
 
 
 def _free(folder: Path) -> Finding:
@@ -85,7 +87,12 @@ def _free(folder: Path) -> Finding:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    return Finding("free space", free >= FREE_BYTES_MIN, f"{free / 1e9:.1f} GB", f"free at least {FREE_BYTES_MIN / 1e9:.0f} GB: appends stop when the disk is full")
+    return Finding(
+        "free space",
+        free >= FREE_BYTES_MIN,
+        f"{free / 1e9:.1f} GB",
+        f"free at least {FREE_BYTES_MIN / 1e9:.0f} GB: appends stop when the disk is full",
+    )
 
 
 def _state(settings: Settings, url: str | None) -> Finding:
@@ -150,5 +157,10 @@ def _port(settings: Settings) -> Finding:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             taken = (settings.data / "server.json").exists()
-            return Finding("port", taken, f"{settings.host}:{settings.port}: {error.strerror}" + (" (our server)" if taken else ""), "choose another (--port)")
+            return Finding(
+                "port",
+                taken,
+                f"{settings.host}:{settings.port}: {error.strerror}" + (" (our server)" if taken else ""),
+                "choose another (--port)",
+            )
     return Finding("port", True, f"{settings.host}:{settings.port} is free")

@@ -67,6 +67,7 @@ class Engine:
         self.view = View(self.state, self.shape, self.names)
         self.appended = threading.Condition()
         self._events = Ingest(self.state, self.log, self.shape, names=self.names)
+        self._number = self._entity_number = 0
         self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
         self._open(rebuild)
 

@@ -1,6 +1,6 @@
 """What a model would have answered: contenders over the same items, asked the same questions before the events came.
 
-    for case in cases(walk, table, [candidate, rival]): case.rank(candidate)
+for case in cases(walk, table, [candidate, rival]): case.rank(candidate)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,5 +80,3 @@ def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Ite
                 users[contender.name] = aim.query
             features[contender.name] = np.vstack([log_softmax(neural)[None, :], counting]).T
         yield Answered(asked.target, features, users)
-
-

@@ -139,14 +139,22 @@ def run(job: Job) -> Report:
     for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
         past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
     columns = past.columns()
-    features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max()))
+    features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(
+        past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max())
+    )
     parent = Registry(Path(job.data) / "models").files(job.parent) if job.parent else None
     rival = Contender.stored("live", parent, features) if parent else Contender("live", COUNTING)
-    made = train_head(job, columns, features, rival.model, parent) if job.kind == HEAD and parent and rival.model else train_trunk(job, columns, features, rival.model)
+    made = (
+        train_head(job, columns, features, rival.model, parent)
+        if job.kind == HEAD and parent and rival.model
+        else train_trunk(job, columns, features, rival.model)
+    )
     candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features))
     decision = judge(list(answers(past.walk, cut.gate, [candidate, rival])), candidate, rival, seed=job.seed)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
-    report = Report(decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began)
+    report = Report(
+        decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
+    )
     (out / MODEL_FILE).write_bytes(made.model.to_bytes())
     (out / BLEND_FILE).write_text(candidate.blend.to_json())
     (out / COUNTING_FILE).write_text(counting.to_json())
@@ -190,7 +198,9 @@ def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Mo
         return head_samples(live, vectors, columns=columns, rows=rows, asked=asked)
 
     tuned = tune_head(live, Samples(samples(new), samples(old)), vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
-    return Candidate(tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)})
+    return Candidate(
+        tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)}
+    )
 
 
 def fit_blends(walk: Walk, window: pa.Table, candidate: Contender) -> tuple[Contender, Blend]:

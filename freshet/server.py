@@ -7,9 +7,10 @@ The folder names the server while it runs (`server.json`), so that the other com
 
 import logging
 import os
+import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Final
 
 import msgspec
@@ -126,10 +127,23 @@ def run_server(settings: Settings) -> None:
         app.router.lifespan_context = _lifespan(runner)
         _announce(settings)
         try:
-            uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)
+            _Quiet(uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)).run()
         finally:
             (settings.data / SERVER_FILE).unlink(missing_ok=True)
             service.close()
+
+
+class _Quiet(uvicorn.Server):
+    """uvicorn raises the signal again once it has stopped, which would end the process before the folder is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
@@ -190,7 +204,9 @@ def _cadence(settings: Settings) -> Cadence:
 def _announce(settings: Settings) -> None:
     """Say where the server of this folder is."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    write_file(settings.data / SERVER_FILE, msgspec.json.encode({"url": f"http://{host}:{settings.port}", "pid": os.getpid()}), durable=False)
+    write_file(
+        settings.data / SERVER_FILE, msgspec.json.encode({"url": f"http://{host}:{settings.port}", "pid": os.getpid()}), durable=False
+    )
 
 
 def _lifespan(runner: Runner) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

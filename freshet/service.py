@@ -145,4 +145,3 @@ class Service:
         """Claim the refresher's epoch: above the stored one, and above every revision in any collection kept."""
         epoch = self.engine.state.claim(_EPOCH_NAME, 0, _EPOCH_NAME).epoch
         return Refresher(self.engine.state, self.view.neighbours, self.view.catalogue, self.engine.shape, epoch=epoch)
-

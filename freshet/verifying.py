@@ -1,6 +1,6 @@
 """Is the state what the log says? Replays, digests, and the way back when it is not.
 
-    found = verify_folder(settings, url=None, advance=lambda n: None); assert found.live == found.replay
+found = verify_folder(settings, url=None, advance=lambda n: None); assert found.live == found.replay
 """
 
 from collections.abc import Callable, Iterator
@@ -67,4 +67,3 @@ def told(source: Iterator[Decoded], advance: Advance) -> Iterator[Decoded]:
     for decoded in source:
         advance(decoded.events.num_rows)
         yield decoded
-

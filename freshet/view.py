@@ -1,6 +1,6 @@
 """Everything a look-up needs over one state: the live server has one over LMDB, a replayed past has one in memory.
 
-    view = View(state, shape); view.load(); view.take(applied); view.lookup(live).recommend("u1", now_ms=now_ms)
+view = View(state, shape); view.load(); view.take(applied); view.lookup(live).recommend("u1", now_ms=now_ms)
 """
 
 from collections.abc import Callable

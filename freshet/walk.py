@@ -117,7 +117,9 @@ class Walk:
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:
     found: list[Question | None] = []
-    for user, item, ts_ms, action in zip(*(table.column(name).to_pylist() for name in ("user_id", "item_id", "ts_ms", "action")), strict=True):
+    for user, item, ts_ms, action in zip(
+        *(table.column(name).to_pylist() for name in ("user_id", "item_id", "ts_ms", "action")), strict=True
+    ):
         known = shape.actions.get(action) if action else None
         if user and item and ts_ms is not None and known is not None:
             found.append(Question(user, item, ts_ms, known.positive))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 
 from serving.answers import Answer, Asked, SimilarAnswer
 from serving.bodies import ARROW, BODY_BYTES_MAX, Body, cut
@@ -21,6 +22,23 @@ from stream.events import ID_BYTES_MAX, Entity, Event
 K_MAX: Final = 100
 WAIT_MS_MAX: Final = 5000
 NUMBER_MAX: Final = 2**53
+
+
+class IdConvertor(Convertor[str]):
+    """Any id in a path, slashes and line breaks included: ids are opaque."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("id", IdConvertor())
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -91,7 +109,7 @@ def _add_looking_up(app: FastAPI, services: Services) -> None:
 
     loaded = [Depends(ready)]
 
-    @app.get("/v1/users/{user_id:path}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
+    @app.get("/v1/users/{user_id:id}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
     def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0) -> Response:
         """What this user may want next, from everything applied so far. A user nobody knows gets what is popular."""
         _check_bytes("user_id", user_id)
@@ -100,7 +118,7 @@ def _add_looking_up(app: FastAPI, services: Services) -> None:
         services.metrics.lookup_seconds.observe(time.perf_counter() - begin)
         return reply(200, answer)
 
-    @app.get("/v1/items/{item_id:path}/similar", responses=_said(200, SimilarAnswer, 404, 422, 503), dependencies=loaded)
+    @app.get("/v1/items/{item_id:id}/similar", responses=_said(200, SimilarAnswer, 404, 422, 503), dependencies=loaded)
     def similar(item_id: Id, k: K = 10) -> Response:
         """Items like this one; a new one as soon as it has been embedded."""
         _check_bytes("item_id", item_id)

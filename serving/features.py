@@ -12,8 +12,12 @@ import numpy as np
 
 from storage.arrays import F64s
 
-EPSILON: Final = 0.01
-"""What all candidates together are given beside a source's own mass: a constant, part of every fitted blend."""
+EPSILON: Final = 0.1
+"""What all candidates together are given beside a source's own mass: a constant, part of every fitted blend.
+
+On MovieLens-100K 0.1, 0.01 and 0.001 rank alike when ranks are optimised; fitted by likelihood 0.1 ranks best, because a
+lower floor makes the fit fear the item a sparse source does not name.
+"""
 
 
 def log_shares(mass: F64s) -> F64s:

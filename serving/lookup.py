@@ -24,7 +24,7 @@ from storage.arrays import Bools, F64s, I64s
 from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
-COUNTING: Final = Blend(SOURCES, np.array([1.0, 0.5, 0.5, 0.1, 0.1]))
+COUNTING: Final = Blend(SOURCES, np.array([1.0, 0.7, 0.2, 0.1, 0.4]))
 """Until a model with a fitted blend is live. Without a model the neural column is constant and its weight is moot."""
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()
@@ -153,7 +153,7 @@ class Lookup:
         return Space(live, self._reader.catalogue, self._reader.index)
 
     def _explained(self, ranking: Ranking, blend: Blend, k: int) -> list[Ranked]:
-        columns = ranking.features if blend is SIMILAR else ranking.features[:, _columns(blend)]
+        columns = ranking.features if blend is SIMILAR else _named(blend, ranking.features)
         shares = lifts(columns, blend.weights, columns[:k]).tolist()
         top = ranking.rows[:k].tolist()
         name, titles = self._reader.catalogue.name, self._reader.catalogue.titles(top)
@@ -165,11 +165,12 @@ class Lookup:
 
 def blended(blend: Blend, features: F64s) -> F64s:
     """The blend's scores (C,) of features in the order of `SOURCES`; sources a blend does not name do not count."""
-    return blend.score(features[:, _columns(blend)])
+    return blend.score(_named(blend, features))
 
 
-def _columns(blend: Blend) -> list[int]:
-    return [SOURCES.index(source) for source in blend.sources]
+def _named(blend: Blend, features: F64s) -> F64s:
+    """The columns a blend weighs, in its order."""
+    return features if blend.sources == SOURCES else features[:, [SOURCES.index(source) for source in blend.sources]]
 
 
 def _best_first(scores: F64s, rows: I64s, k: int | None) -> I64s:

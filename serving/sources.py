@@ -23,7 +23,6 @@ from storage.neighbours import CO_ENGAGED, Neighbours
 SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent")
 """The columns of the features, in order; a blend names those it weighs."""
 RECENT_MAX: Final = 10
-FADES: Final[F64s] = np.power(0.8, np.arange(RECENT_MAX, dtype=np.float64))
 SMOOTHING: Final = 10.0
 
 
@@ -107,15 +106,16 @@ def neighbours(context: Context) -> F64s:
     C[j, q] adds 1 / distance when q follows j and half of it when j follows q. Source: the prequential protocol's
     SeqRules. We differ: C decays with time, looks back as far as ingest's window does, and counts an action's weight.
     """
-    return _rules(context, power=1.0)
+    return _summed(context, context.links.weights, fade=0.8, power=0.5)
 
 
 def similar(context: Context) -> F64s:
-    """The same lists read as likeness rather than as order: the square root of C, so that often counts less than by how many.
+    """The same lists read as likeness: sum_p .9^p (C[j_p, q] / sqrt((n_j + 10)(n_q + 10)))^(1/2).
 
-    Item-KNN counts a pair once however far apart; a list holds only sums of 1 / distance, whose root is nearer to it.
+    Under the root an item that several of the last ten lead to counts more than one that a single list is full of: what
+    Item-KNN gets from counting a pair once however far apart. Ours; it adds to the rules where it was measured.
     """
-    return _rules(context, power=0.5)
+    return _summed(context, np.sqrt(context.links.weights), fade=0.9, power=0.25)
 
 
 def popular(context: Context) -> F64s:
@@ -129,12 +129,13 @@ def recent(context: Context) -> F64s:
     return np.exp2(context.heat.heat - hottest) if np.isfinite(hottest) else np.zeros(len(context.live))
 
 
-def _rules(context: Context, *, power: float) -> F64s:
-    links, root = context.links, np.sqrt(context.heat.events + SMOOTHING)
+def _summed(context: Context, weights: F64s, *, fade: float, power: float) -> F64s:
+    """sum_p fade^p weight[j_p, q] / ((n_j + 10)(n_q + 10))^power over the lists of the last items: (I,)."""
+    links, likings = context.links, context.heat.events + SMOOTHING
+    scale: F64s = likings**-power
     if len(links.rows) == 0:
-        return np.zeros(len(root))
-    per_list = FADES[: len(context.recent)] / root[context.recent]
-    weights = links.weights if power == 1.0 else links.weights**power
-    summed = np.bincount(links.rows, weights * per_list[links.places], minlength=len(root))
-    masses: F64s = summed[: len(root)] / root
+        return np.zeros(len(scale))
+    per_list = fade ** np.arange(len(context.recent)) * scale[context.recent]
+    summed = np.bincount(links.rows, weights * per_list[links.places], minlength=len(scale))
+    masses: F64s = summed[: len(scale)] * scale
     return masses

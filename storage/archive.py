@@ -43,7 +43,9 @@ class Part:
 class Archive:
     """Appends rolls of rows; one writer. `roll_rows_max` bounds what waits in memory and what a crash makes us read again."""
 
-    def __init__(self, folder: Path, *, topic: str = "events", incarnation: int = 0, roll_rows_max: int = 262_144, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, topic: str = "events", incarnation: int = 0, roll_rows_max: int = 262_144, read_only: bool = False
+    ) -> None:
         if not read_only:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
@@ -90,7 +92,9 @@ class Archive:
             name = f"{self._topic}-i{self._incarnation}-p{partition}-o{first:012d}-{end:012d}-n{number:012d}.parquet"
             if not (self._folder / name).exists():
                 with aside(self._folder / name) as path:
-                    pq.write_table(rows, path, compression="zstd", compression_level=1, use_dictionary=["user_id", "item_id", "action", "surface"])
+                    pq.write_table(
+                        rows, path, compression="zstd", compression_level=1, use_dictionary=["user_id", "item_id", "action", "surface"]
+                    )
             self._published[partition] = end
         self._waiting, self._rows = [], 0
 
@@ -126,7 +130,9 @@ class Archive:
             match = _NAME.fullmatch(path.name)
             if match is None:
                 raise ArchiveDamaged(f"{path} is not named like an archive file; move it elsewhere")
-            found.append(Part(int(match["inc"]), int(match["number"]), int(match["partition"]), int(match["first"]), int(match["end"]), path))
+            found.append(
+                Part(int(match["inc"]), int(match["number"]), int(match["partition"]), int(match["first"]), int(match["end"]), path)
+            )
         return sorted(found)
 
     def _stored_ends(self) -> dict[tuple[int, int], int]:
@@ -141,7 +147,9 @@ def _read(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise ArchiveDamaged(f"{path} cannot be read ({error}); restore it from a copy, or move it away and accept the loss on record") from error
+        raise ArchiveDamaged(
+            f"{path} cannot be read ({error}); restore it from a copy, or move it away and accept the loss on record"
+        ) from error
     if not table.schema.equals(ARCHIVE_SCHEMA):
         raise ArchiveDamaged(f"{path} has other columns than this version writes; it was written by another version of freshet")
     return table

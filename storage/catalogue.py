@@ -1,6 +1,6 @@
 """The catalogue in memory: dense rows for items, with what is known of each. A row, once given, keeps its item.
 
-    catalogue = Catalogue(); catalogue.load(state, names, partitions); rows = catalogue.rows(ids)
+catalogue = Catalogue(); catalogue.load(state, names, partitions); rows = catalogue.rows(ids)
 """
 
 from collections.abc import Sequence

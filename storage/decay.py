@@ -55,4 +55,5 @@ def shifted(weight: int, by: int) -> int:
 def at(weights: U64s, landmark: int, as_of_ms: int, half_life_ms: int) -> F64s:
     """Stored integer weights as amounts decayed to `as_of_ms`: 1.0 is one unit of amount at that moment."""
     age = as_of_ms / half_life_ms - landmark
-    return np.ldexp(weights.astype(np.float64), -SCALE_BITS) * 2.0 ** -max(min(age, AGE_MAX), -AGE_MAX)
+    amounts: F64s = np.ldexp(weights.astype(np.float64), -SCALE_BITS) * 2.0 ** -max(min(age, AGE_MAX), -AGE_MAX)
+    return amounts

@@ -1,7 +1,7 @@
 """The log: numbered records in topics and partitions, with Kafka's offsets.
 
-    positions = log.append("events", [Entry(partition=0, value=body)], now_ms=now_ms)
-    for record in log.read("events", partition=0, offset=0): ...
+positions = log.append("events", [Entry(partition=0, value=body)], now_ms=now_ms)
+for record in log.read("events", partition=0, offset=0): ...
 """
 
 from collections.abc import Sequence

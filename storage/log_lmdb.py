@@ -1,6 +1,6 @@
 """The embedded log: LMDB, synced at each append, ordered across partitions by one number.
 
-    with LmdbLog(Path("data/log"), partitions=1) as log: ...
+with LmdbLog(Path("data/log"), partitions=1) as log: ...
 """
 
 import shutil
@@ -40,8 +40,12 @@ class LmdbLog:
         if not read_only:
             folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._partitions, self._bytes_max = folder, partitions, log_bytes_max
-        self._env = lmdb.open(str(folder), map_size=log_bytes_max + SPARE_BYTES, max_dbs=3, sync=True, metasync=True, readonly=read_only, lock=True)
-        self._meta, self._records, self._offsets = (self._env.open_db(name, create=not read_only) for name in (b"meta", b"records", b"offsets"))
+        self._env = lmdb.open(
+            str(folder), map_size=log_bytes_max + SPARE_BYTES, max_dbs=3, sync=True, metasync=True, readonly=read_only, lock=True
+        )
+        self._meta, self._records, self._offsets = (
+            self._env.open_db(name, create=not read_only) for name in (b"meta", b"records", b"offsets")
+        )
         self._decoder = msgspec.json.Decoder(_Topic)
 
     def __enter__(self) -> "LmdbLog":
@@ -66,7 +70,9 @@ class LmdbLog:
         """Append in order, all or nothing, and sync. Raises `LogFull`; ValueError for a value above the bound."""
         for entry in entries:
             if len(entry.value) > VALUE_BYTES_MAX:
-                raise ValueError(f"a record of {len(entry.value)} bytes is above the bound of {VALUE_BYTES_MAX}: send fewer events in one message")
+                raise ValueError(
+                    f"a record of {len(entry.value)} bytes is above the bound of {VALUE_BYTES_MAX}: send fewer events in one message"
+                )
         self._check_room(sum(len(entry.value) for entry in entries))
         positions = []
         try:
@@ -74,7 +80,12 @@ class LmdbLog:
                 held = self._load(topic, txn) or self._make(txn, topic)
                 for partition, value, form in entries:
                     offset, number = held.end[partition], held.next_number
-                    txn.put(_NUMBER.pack(held.index, number), _HEAD.pack(partition, offset, now_ms, form) + value, db=self._records, append=False)
+                    txn.put(
+                        _NUMBER.pack(held.index, number),
+                        _HEAD.pack(partition, offset, now_ms, form) + value,
+                        db=self._records,
+                        append=False,
+                    )
                     txn.put(_OFFSET.pack(held.index, partition, offset), _U64.pack(number), db=self._offsets)
                     positions.append(Position(partition, offset, number))
                     held.end[partition], held.next_number = offset + 1, number + 1
@@ -96,7 +107,7 @@ class LmdbLog:
                     if not key.startswith(prefix) or len(found) >= records_max:
                         break
                     (number,) = _U64.unpack(value)
-                    found.append(_record(number, txn.get(_NUMBER.pack(held.index, number), db=self._records)))
+                    found.append(_record(number, txn.get(_NUMBER.pack(held.index, number), default=b"", db=self._records)))
         return found
 
     def read_ordered(self, topic: str, number: int, *, records_max: int = 4096, bytes_max: int = 8 << 20) -> list[Record]:
@@ -177,7 +188,9 @@ class LmdbLog:
 
     def _check_room(self, wanted: int) -> None:
         if self.used_bytes() + 2 * wanted > self._bytes_max:
-            raise LogFull(f"the log in {self._folder} holds {self.used_bytes()} bytes, its bound is log_bytes_max={self._bytes_max}; raise it or let the archive catch up")
+            raise LogFull(
+                f"the log in {self._folder} holds {self.used_bytes()} bytes, its bound is log_bytes_max={self._bytes_max}; raise it or let the archive catch up"
+            )
         free = shutil.disk_usage(self._folder).free
         if free < SPARE_BYTES + 2 * wanted:
             raise LogFull(f"only {free} bytes are free on the disk of {self._folder}; {SPARE_BYTES} stay reserved: free some space")

@@ -72,7 +72,9 @@ def load_neighbours(blobs: Sequence[bytes | None], added: I64s, *, neighbours_ma
     flat, begin = ragged.words(blobs)
     size = (np.diff(begin) - 1).clip(min=0) // 2
     start = ragged.starts(np.minimum(size + added, 2 * neighbours_max))
-    held = NeighbourSet(start, np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64), size, np.zeros(len(blobs), np.int64))
+    held = NeighbourSet(
+        start, np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64), size, np.zeros(len(blobs), np.int64)
+    )
     _unpack(flat, begin, start, held.nodes, held.weights, held.landmark)
     return held
 

@@ -23,7 +23,7 @@ def words(blobs: Sequence[bytes | None]) -> tuple[U64s, I64s]:
 
 def cut(flat: U64s, start: I64s) -> list[memoryview]:
     """The rows of a flat array as bytes-like views, in order."""
-    view = memoryview(flat).cast("B")
+    view = memoryview(flat.data).cast("B")
     ends = (start * 8).tolist()
     return [view[ends[i] : ends[i + 1]] for i in range(len(ends) - 1)]
 

@@ -171,9 +171,15 @@ def boot_id() -> str:
 
 def check_shape(stored: dict[str, str | int | float], wanted: dict[str, str | int | float]) -> None:
     """Raise `ShapeChanged` naming every difference and the way out."""
-    differing = [f"{name}: stored {stored.get(name)!r}, asked {wanted.get(name)!r}" for name in sorted({*stored, *wanted}) if stored.get(name) != wanted.get(name)]
+    differing = [
+        f"{name}: stored {stored.get(name)!r}, asked {wanted.get(name)!r}"
+        for name in sorted({*stored, *wanted})
+        if stored.get(name) != wanted.get(name)
+    ]
     if differing:
-        raise ShapeChanged(f"this state was built with other settings ({'; '.join(differing)}). Start with the old ones, or rebuild: freshet rebuild")
+        raise ShapeChanged(
+            f"this state was built with other settings ({'; '.join(differing)}). Start with the old ones, or rebuild: freshet rebuild"
+        )
 
 
 def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
@@ -188,9 +194,13 @@ def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
 def check_advance(advance: Advance, epoch: int, watermark: int) -> None:
     """Raise unless the claim is the latest and the watermark is where the batch began."""
     if epoch != advance.claim.epoch:
-        raise Fenced(f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}")
+        raise Fenced(
+            f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}"
+        )
     if watermark != advance.before:
-        raise WatermarkMoved(f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}")
+        raise WatermarkMoved(
+            f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}"
+        )
 
 
 def _key(stream: str, partition: int) -> bytes:

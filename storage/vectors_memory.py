@@ -1,6 +1,6 @@
 """Vectors in memory alone: the mirror without an engine behind it, for replays and evaluations.
 
-    vectors = MemoryVectors(64, collection="items-g1"); vectors.upsert(ids, rows, revision=1)
+vectors = MemoryVectors(64, collection="items-g1"); vectors.upsert(ids, rows, revision=1)
 """
 
 from storage.arrays import Bools, F32s, U64s

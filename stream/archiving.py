@@ -1,6 +1,6 @@
 """Decoded records to archive rows and back, so that a replay decides everything again from the same bytes.
 
-    archive.add(archive_rows(decoded)); decoded = from_archive(table)
+archive.add(archive_rows(decoded)); decoded = from_archive(table)
 """
 
 import numpy as np

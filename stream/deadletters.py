@@ -1,6 +1,6 @@
 """Dead letters: what was refused, why, where it came from and its bytes. A letter is known by its origin.
 
-    log.append(DEAD_LETTERS, [Entry(0, encode(letter))], now_ms=now_ms)
+log.append(DEAD_LETTERS, [Entry(0, encode(letter))], now_ms=now_ms)
 """
 
 from typing import Final

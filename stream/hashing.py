@@ -1,6 +1,6 @@
 """Event columns with their strings replaced by ids, and the names this makes known.
 
-    hashed = hash_columns(events, origins, names, shape)
+hashed = hash_columns(events, origins, names, shape)
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class _Resolver:
         spread = self._partitions > 1
         where = node_partition(hash_ids(distinct, kind), self._partitions) if spread else np.zeros(len(distinct), dtype=np.int64)
         resolved = self._names.resolve(kind, distinct, where)
-        rows = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
+        rows: I64s = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
         self._take(kind, resolved, rows)
         return np.append(resolved.ids, np.uint64(0))[rows]
 
@@ -112,4 +112,5 @@ def _surfaces(column: pa.StringArray) -> U64s:
         return np.zeros(len(column), dtype=np.uint64)
     encoded = column.dictionary_encode()
     codes = [SURFACES.index(name) + 1 if name in SURFACES else OTHER_SURFACE for name in encoded.dictionary.to_pylist()]
-    return np.array([*codes, 0], dtype=np.uint64)[pc.fill_null(encoded.indices, len(codes)).to_numpy()]
+    rows: I64s = pc.fill_null(encoded.indices, len(codes)).to_numpy()
+    return np.array([*codes, 0], dtype=np.uint64)[rows]

@@ -79,7 +79,9 @@ def _no_fault(point: str) -> None:
 class Ingest:
     """Applies records in the order given. `fault` is called at each named point of a commit; a replay sends no dead letters and looks for no gap."""
 
-    def __init__(self, state: State, log: Log, shape: Shape, *, names: Names, replaying: bool = False, fault: Callable[[str], None] = _no_fault) -> None:
+    def __init__(
+        self, state: State, log: Log, shape: Shape, *, names: Names, replaying: bool = False, fault: Callable[[str], None] = _no_fault
+    ) -> None:
         self._replaying = replaying
         self._state, self._log, self._shape, self._names, self._fault = state, log, shape, names, fault
         self._claims: dict[int, Claim] = {}
@@ -222,7 +224,9 @@ class Ingest:
         collections = batch.hashed.columns.collections
         changed = np.unique(nodes[~np.isin(nodes, collections[collections != 0])])
         if len(changed):
-            batch.writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, [mark.to_bytes(8, "little")] * len(changed))
+            batch.writes += write_rows(
+                DIRTY, node_partition(changed, shape.partitions), changed, [mark.to_bytes(8, "little")] * len(changed)
+            )
 
     def _advances(self, records: Sequence[Record]) -> list[Advance]:
         after = {record.partition: record.offset + 1 for record in records}

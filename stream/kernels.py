@@ -44,7 +44,9 @@ def apply_events(
                 other = base + at + g - 1
                 if positive[np.int64((h_stamps[other] >> np.uint64(8)) & np.uint64(255))] and h_items[other] != item:
                     amount, later = weight[n] * (DISTANCE_UNIT // g), np.int64(h_stamps[other] >> np.uint64(16))
-                    count = _emit(e_nodes, e_lists, e_targets, e_amounts, e_ts, count, item, h_items[other], amount, later, CO_ENGAGED, salts)
+                    count = _emit(
+                        e_nodes, e_lists, e_targets, e_amounts, e_ts, count, item, h_items[other], amount, later, CO_ENGAGED, salts
+                    )
             amount = weight[n] * DISTANCE_UNIT
             if collections[n] != 0:
                 count = _emit(e_nodes, e_lists, e_targets, e_amounts, e_ts, count, item, collections[n], amount, ts, IN_COLLECTION, salts)

@@ -46,6 +46,10 @@ class Edges:
     amounts: I64s
     ts_ms: I64s
 
+    def first(self, count: int) -> "Edges":
+        """The first so many."""
+        return Edges(self.nodes[:count], self.list_ids[:count], self.targets[:count], self.amounts[:count], self.ts_ms[:count])
+
 
 def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, shape: Shape) -> tuple[Edges, Bools]:
     """Put events into their users' histories and seen-sets, in place; emit their edges once.
@@ -56,7 +60,10 @@ def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, 
     """
     applied = np.zeros(len(rows), dtype=np.bool_)
     room = len(rows) * (4 * shape.edge_window + 4)
-    edges = Edges(*(np.empty(room, dtype=t) for t in (np.uint64, np.uint64, np.uint64, np.int64, np.int64)))
+    edges = Edges(
+        nodes=np.empty(room, np.uint64), list_ids=np.empty(room, np.uint64), targets=np.empty(room, np.uint64),
+        amounts=np.empty(room, np.int64), ts_ms=np.empty(room, np.int64),
+    )  # fmt: skip
     positive = np.zeros(256, dtype=np.bool_)
     for action in shape.actions.values():
         positive[action.code] = action.positive
@@ -67,7 +74,7 @@ def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, 
         positive, shape.history_max, shape.seen_max, shape.edge_window, SALTS, applied,
         edges.nodes, edges.list_ids, edges.targets, edges.amounts, edges.ts_ms,
     )  # fmt: skip
-    return Edges(*(a[:count] for a in (edges.nodes, edges.list_ids, edges.targets, edges.amounts, edges.ts_ms))), applied
+    return edges.first(count), applied
 
 
 def reduce_neighbours(lists: NeighbourSet, order: I64s, begin: I64s, edges: Edges, shape: Shape) -> None:

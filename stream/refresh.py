@@ -46,7 +46,9 @@ class Refreshed:
 class Refresher:
     """Works through the dirty marks in turn. One per partition set; `revision` grows with every batch."""
 
-    def __init__(self, state: State, neighbours: Neighbours, catalogue: Catalogue, shape: Shape, *, epoch: int, distance_min: float = 0.2) -> None:
+    def __init__(
+        self, state: State, neighbours: Neighbours, catalogue: Catalogue, shape: Shape, *, epoch: int, distance_min: float = 0.2
+    ) -> None:
         self._state, self._neighbours, self._catalogue, self._shape = state, neighbours, catalogue, shape
         self._epoch, self._distance_min = epoch, distance_min
         self._batch = 0

@@ -1,6 +1,6 @@
 """Replay: the same records into an empty state, and a digest that tells whether two states are one.
 
-    state = replay(archive, log, shape); assert digest(state, 0) == digest(live, 0)
+state = replay(archive, log, shape); assert digest(state, 0) == digest(live, 0)
 """
 
 from collections.abc import Iterator

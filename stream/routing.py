@@ -1,6 +1,6 @@
 """User to partition: murmur2 of the UTF-8 id, as Java clients do it, over whole columns.
 
-    partitions_of(pa.array(["u1", "u2"]), 12)
+partitions_of(pa.array(["u1", "u2"]), 12)
 """
 
 import numpy as np
@@ -34,7 +34,12 @@ def _murmur2(body: U8s, ends: I64s) -> I64s:
         h = np.uint32(0x9747B28C) ^ np.uint32(length)
         for block in range(length // 4):
             i = at + 4 * block
-            k = np.uint32(body[i]) | np.uint32(body[i + 1]) << np.uint32(8) | np.uint32(body[i + 2]) << np.uint32(16) | np.uint32(body[i + 3]) << np.uint32(24)
+            k = (
+                np.uint32(body[i])
+                | np.uint32(body[i + 1]) << np.uint32(8)
+                | np.uint32(body[i + 2]) << np.uint32(16)
+                | np.uint32(body[i + 3]) << np.uint32(24)
+            )
             k = np.uint32(k * m)
             k ^= k >> np.uint32(24)
             h = np.uint32(np.uint32(h * m) ^ np.uint32(k * m))

@@ -93,7 +93,13 @@ def decode(records: Sequence[Record]) -> Decoded:
             except ValueError as error:
                 bad.append(Bad(n, 0, f"unreadable event: {error}"[:500], record.value[:BAD_BYTES_MAX]))
     close_run()
-    events = parts[0] if len(parts) == 1 else pa.Table.from_batches(parts, EVENT_SCHEMA).combine_chunks().to_batches()[0] if parts else _columns([])
+    events = (
+        parts[0]
+        if len(parts) == 1
+        else pa.Table.from_batches(parts, EVENT_SCHEMA).combine_chunks().to_batches()[0]
+        if parts
+        else _columns([])
+    )
     nothing = np.empty(0, dtype=np.int64)
     return Decoded(records, events, np.concatenate([nothing, *record_of]), np.concatenate([nothing, *index_of]), bad)
 

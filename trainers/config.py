@@ -20,7 +20,7 @@ class TrainConfig:
     steps_max: int = 450
     seconds_max: float = 60.0
     batch_windows: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     learning_rate_min: float = 1e-5
     weight_decay: float = 0.05
     warm_up_steps: int = 30

@@ -11,7 +11,8 @@ import numpy as np
 
 from encoders.base import ItemFeatures
 from encoders.blend import Blend
-from encoders.model import Model, ModelConfig
+from encoders.config import ModelConfig
+from encoders.model import Model
 from encoders.text import tokens
 from serving.live import LiveModel
 from serving.lookup import Lookup

@@ -54,8 +54,17 @@ def test_an_event_posted_is_gone_from_the_next_answer(site: Site, client: TestCl
 def test_a_caller_may_wait_for_its_own_event(site: Site, client: TestClient) -> None:
     token = client.post("/v1/events", json=event(site)).json()["token"]
     asking = threading.Event()
-    services = replace(site.services(), ready=lambda: asking.set() or True)
-    applying = threading.Thread(target=lambda: asking.wait(10) and site.run())
+
+    def ready() -> bool:
+        asking.set()
+        return True
+
+    def apply() -> None:
+        assert asking.wait(10)
+        site.run()
+
+    services = replace(site.services(), ready=ready)
+    applying = threading.Thread(target=apply)
     applying.start()
     with TestClient(create_app(services)) as waiting:
         answer = waiting.get(f"/v1/users/u1/recommendations?min_number={token['number']}&wait_ms=5000").json()
@@ -163,7 +172,7 @@ def test_an_id_has_a_length(client: TestClient) -> None:
 def test_health_is_ingest_moving(site: Site, client: TestClient) -> None:
     def health(engine: Engine) -> int:
         site.engine = engine
-        return client.get("/healthz").status_code
+        return int(client.get("/healthz").status_code)
 
     assert health(Engine(alive=True, lag_records=5, stuck_ms=10)) == 200
     assert health(Engine(alive=True, lag_records=0, stuck_ms=99_999_999)) == 200

@@ -3,6 +3,7 @@
 A new implementation is one line in `MAKERS`.
 """
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.log import JSON, PACK, VALUE_BYTES_MAX, Entry, LogFull, Record
-from storage.log_lmdb import LmdbLog
+from storage.log_lmdb import SPARE_BYTES, LmdbLog
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKERS: dict[str, Callable[[Path], LmdbLog]] = {"lmdb": lambda folder: LmdbLog(folder / "log", partitions=3, log_bytes_max=1 << 26)}
@@ -189,6 +190,18 @@ def test_a_batch_that_does_not_fit_is_refused_as_a_whole(tmp_path: Path) -> None
         with pytest.raises(LogFull):
             log.append("events", [Entry(0, b"a"), *[Entry(0, b"x" * 300_000)] * 3], now_ms=1)
         assert log.next_number("events") == 0 and log.read("events", 0, 0) == []
+
+
+def test_the_last_of_the_disk_is_never_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small(tmp_path) as log:
+        log.append("events", [Entry(0, b"a")], now_ms=1)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=SPARE_BYTES))
+        with pytest.raises(LogFull, match=r"only 67108864 bytes are free on the disk .* stay reserved: free some space"):
+            log.append("events", [Entry(0, b"b")], now_ms=1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=SPARE_BYTES + 2))
+        log.append("events", [Entry(0, b"c")], now_ms=1)
+        assert [record.value for record in log.read("events", 0, 0)] == [b"a", b"c"]
 
 
 def test_truncation_makes_room_again_and_again(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Invariants 1 and 2 of the design; `test_crash.py` kills the process for the firs
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from storage.log import PACK, Entry
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
 from storage.neighbours import node_partition
-from storage.state import DIRTY, NAMES, TABLES, TALLIES, Fenced, Gap
+from storage.state import DIRTY, NAMES, TABLES, TALLIES, Advance, Fenced, Gap, Write
 from storage.state_memory import MemoryState
 from stream.events import Event
 from stream.ingest import EVENTS, Ingest
@@ -165,6 +165,29 @@ def test_effect_once_when_a_batch_fails_at_a_named_point_and_is_tried_again(poin
     assert totals(ingest) == {"accepted": oracle.accepted[0], "duplicates": oracle.duplicates[0], "dead": refused}
     assert stored(state) == wanted(oracle)
     assert len({letter.origin for letter in letters(log)}) == refused
+
+
+class Counting(MemoryState):
+    """A state that counts its commits."""
+
+    commits = 0
+
+    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        self.commits += 1
+        super().commit(advances, writes)
+
+
+def test_effect_once_a_batch_is_one_commit_whatever_is_in_it(tmp_path: Path) -> None:
+    messages = make_messages(random.Random(9), THREE, count=90)
+    with LmdbLog(tmp_path, partitions=3, log_bytes_max=1 << 24) as log:
+        fill(log, messages)
+        state = Counting()
+        ingest = Ingest(state, log, THREE, names=Names(state))
+        ingest.claim()
+        for n in range(3):
+            ingest.apply(log.read_ordered(EVENTS, 30 * n, records_max=30), now_ms=APPEND_MS)
+            assert state.commits == n + 1
+        assert letters(log) and sum(state.watermarks(EVENTS).values()) == 90
 
 
 def test_tallies_survive_a_restart_and_count_by_partition(tmp_path: Path) -> None:

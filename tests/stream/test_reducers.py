@@ -29,12 +29,13 @@ from stream.events import Event
 from stream.ingest import EVENTS, Ingest
 from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours
 from stream.replay import digest
-from stream.shape import DAY_MS, Shape
+from stream.shape import ACTIONS, DAY_MS, Action, Shape
 from tests.stream.event_logs import APPEND_MS, SMALL, THREE, expected, fill, ingest_all, make_messages, records_of, stored, totals, wanted
 from tests.stream.oracle import Oracle
 
 TINY = Shape(history_max=4, seen_max=3, neighbours_max=2, edge_window=2, edge_half_life_ms=4000, count_half_life_ms=1000)
 DEEP = Shape(edge_half_life_ms=4000, count_half_life_ms=1000)
+KEEN = replace(TINY, actions={**ACTIONS, "search": Action(9, 2, True), "hide": Action(8, 7, True)})
 SLOW = Shape(edge_half_life_ms=3650 * DAY_MS)
 Apply = Callable[..., State]
 
@@ -106,7 +107,7 @@ batches = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
 
 @settings(max_examples=300)
-@given(events=st.lists(small_events, max_size=30), sizes=batches, shape=st.sampled_from([TINY, DEEP, replace(TINY, edge_window=16)]))
+@given(events=st.lists(small_events, max_size=30), sizes=batches, shape=st.sampled_from([TINY, DEEP, replace(TINY, edge_window=16), KEEN]))
 def test_replay_equals_live_for_any_small_stream(apply: Apply, events: list[Event], sizes: list[int], shape: Shape) -> None:
     state = apply(events, shape, sizes)
     assert stored(state) == wanted(told(events, shape))
