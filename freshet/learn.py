@@ -24,14 +24,15 @@ import torch
 
 from encoders.base import ItemFeatures
 from encoders.blend import Blend
-from encoders.model import Model, ModelConfig
+from encoders.config import ModelConfig
+from encoders.model import Model
 from freshet.evidence import Answered, Contender, answers
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.walk import Walk
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
 from storage.archive import Archive
-from storage.arrays import Bools, I64s
+from storage.arrays import I64s
 from storage.catalogue import Content, decode_content
 from storage.models import Registry
 from storage.state import NODES
@@ -41,11 +42,12 @@ from stream.ingest import Applied
 from stream.shape import Shape
 from trainers.blend import Case, fit_blend
 from trainers.blend_search import sharpen
+from trainers.config import TrainConfig
 from trainers.gate import Decision, Evidence, GateConfig, decide
-from trainers.graph import rows_of
-from trainers.heads_training import HeadConfig, HeadSamples, Samples, head_samples, replay_mask, tune_head
-from trainers.loop import TrainConfig, Trainer
-from trainers.metrics import reciprocal_rank
+from trainers.graph import placed
+from trainers.heads_training import HeadConfig, Samples, head_samples, replay_mask, tune_head
+from trainers.loop import Trainer
+from trainers.metrics import discounted_gain
 from trainers.samples import EventColumns
 
 TRUNK: Final = "trunk"
@@ -187,17 +189,13 @@ def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: M
 
 def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Model, parent: dict[str, bytes]) -> Candidate:
     """The live trunk, its head fitted to the newest events and a replay sample."""
-    rows = rows_of(features, columns)
-    columns, rows = columns.take(np.flatnonzero(rows >= 0)), rows[rows >= 0]
+    events = placed(features, columns)
     vectors, config = live.embed_items(features), HeadConfig(seed=job.seed)
-    new = np.zeros(len(columns), dtype=np.bool_)
-    new[-min(len(columns), job.new_events) :] = True
-    old = replay_mask(len(columns), before=int((~new).sum()), replay_max=config.replay_max, generator=np.random.default_rng(job.seed))
-
-    def samples(asked: Bools) -> HeadSamples:
-        return head_samples(live, vectors, columns=columns, rows=rows, asked=asked)
-
-    tuned = tune_head(live, Samples(samples(new), samples(old)), vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
+    new = np.zeros(len(events), dtype=np.bool_)
+    new[-min(len(events), job.new_events) :] = True
+    old = replay_mask(len(events), before=int((~new).sum()), replay_max=config.replay_max, generator=np.random.default_rng(job.seed))
+    samples = Samples(head_samples(live, vectors, events, asked=new), head_samples(live, vectors, events, asked=old))
+    tuned = tune_head(live, samples, vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
     return Candidate(
         tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)}
     )
@@ -213,11 +211,11 @@ def fit_blends(walk: Walk, window: pa.Table, candidate: Contender) -> tuple[Cont
 
 
 def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, seed: int) -> Decision:
-    """The gate's decision on reciprocal ranks. The candidate was built for the collection it would get, so generations agree."""
+    """The gate's decision on discounted gains, which is also what the blend was searched for. The candidate was built for the collection it would get, so generations agree."""
     ranks = {who.name: np.array([one.rank(who) for one in answered], dtype=np.int64) for who in (candidate, rival)}
     users = [one.users[candidate.name] for one in answered if candidate.name in one.users]
     evidence = Evidence(
-        candidate=reciprocal_rank(ranks[candidate.name]), live=reciprocal_rank(ranks[rival.name]),
+        candidate=discounted_gain(ranks[candidate.name]), live=discounted_gain(ranks[rival.name]),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
     )  # fmt: skip
     return decide(evidence, GateConfig(), generator=np.random.default_rng(seed))

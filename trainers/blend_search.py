@@ -14,6 +14,7 @@ import numpy as np
 from encoders.base import F32s, F64s, I64s
 from encoders.blend import Blend
 from trainers.blend import Case
+from trainers.metrics import discounted_gain
 
 STEPS: Final = (3.0, 1.8, 1.35, 1.15)
 """Each round multiplies and divides every weight by its step, and tries 0 and a tenth of the sum."""
@@ -56,4 +57,4 @@ def _quality(features: F32s, targets: I64s, weights: F64s) -> float:
     scores = features @ weights.astype(np.float32)  # (n, C)
     target = np.take_along_axis(scores, targets[:, None], axis=1)
     ranks = 1 + (scores > target).sum(axis=1) + ((scores == target).sum(axis=1) - 1) // 2
-    return float((1.0 / np.log2(1.0 + ranks)).mean())
+    return float(discounted_gain(ranks).mean())

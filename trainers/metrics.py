@@ -39,6 +39,12 @@ def ndcg(ranks: I64s, k: int) -> F64s:
     return found
 
 
+def discounted_gain(ranks: I64s) -> F64s:
+    """1 / log2(rank + 1), one figure a case: NDCG of one relevant item, without a cut, and so the least noisy of these."""
+    gain: F64s = 1.0 / np.log2(ranks + 1.0)
+    return gain
+
+
 def reciprocal_rank(ranks: I64s, k: int | None = None) -> F64s:
     """1 / rank; with k, 0 beyond it."""
     found: F64s = 1.0 / ranks

@@ -71,3 +71,16 @@ def test_scores_of_very_old_and_very_new_items_are_finite() -> None:
     popularity.update(catalogue.ids, np.array([[1, 1, 1 << 62, 0], [1, 1, 1, 10**12]]))
     weights = popularity.snapshot(2).recent(np.arange(2), 5 * 10**11)
     assert np.isfinite(weights).all() and weights[0] == 0.0
+
+
+def test_it_grows_with_the_catalogue_and_loads_nothing_from_an_empty_state(tmp_path: Path) -> None:
+    popularity, catalogue = filled(3000)
+    popularity.update(catalogue.ids[-1:], np.array([[2, 1, 1 << 20, 0]]))
+    heat = popularity.snapshot(len(catalogue))
+    assert heat.events[-1] == 2 and len(heat.events) == 3000
+    popularity.update(np.array([5000], dtype=np.uint64), np.array([[1, 1, 1, 1]]))
+    popularity.update(np.empty(0, np.uint64), np.empty((0, 4), np.int64))
+    site = Site(tmp_path)
+    site.popularity.load()
+    assert len(site.popularity.top(5)[0]) == 0
+    site.close()
