@@ -5,6 +5,7 @@ Errors a person can mend are one line and exit code 1; wrong arguments exit with
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ File = Annotated[Path, typer.Argument(help="Events in any layout that is underst
 
 def main() -> None:
     """The entry point: errors that say what to do become one line."""
+    for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):  # before the first of them is loaded: two threads contend badly for two cores
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     try:
         app(standalone_mode=True)

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +20,14 @@ from typing import Final
 from freshet.settings import Settings
 from freshet.view import View
 from storage.archive import Archive
-from storage.log import JSON, PACK, Entry, Position
+from storage.log import JSON, PACK, Entry, LogFull, Position
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
-from storage.state import Gap
 from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import archive_rows
 from stream.entities import ENTITIES, EntityIngest
 from stream.ingest import EVENTS, Applied, Ingest, Tally
-from stream.replay import history, replay
+from stream.replay import check_archive, history, replay
 from stream.routing import partition_of
 from stream.shape import Shape
 from stream.wire import Decoded, decode, decode_event
@@ -56,20 +56,25 @@ class Engine:
         """Open the folder. With `rebuild` the state is first forgotten and replayed; it is told how many events each step had."""
         self.settings = settings
         self.shape = shape or Shape(partitions=settings.partitions)
-        self._lock_file = _lock(settings.data)
-        folder = settings.data
-        self.log = LmdbLog(folder / "log", partitions=self.shape.partitions, log_bytes_max=settings.log_bytes_max)
-        self.state = LmdbState(folder / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
-        if rebuild is None:
-            self.state.shape(self.shape.record())
-        self.names = Names(self.state)
-        self.archive = Archive(folder / "archive")
-        self.view = View(self.state, self.shape, self.names)
         self.appended = threading.Condition()
-        self._events = Ingest(self.state, self.log, self.shape, names=self.names)
         self._number = self._entity_number = 0
-        self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
-        self._open(rebuild)
+        folder = settings.data
+        with ExitStack() as held:  # what was opened is closed again when the rest cannot be
+            held.callback(os.close, _lock(folder))
+            self.log = LmdbLog(folder / "log", partitions=self.shape.partitions, log_bytes_max=settings.log_bytes_max)
+            held.callback(self.log.close)
+            self.state = LmdbState(folder / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
+            held.callback(self.state.close)
+            if rebuild is None:
+                self.state.shape(self.shape.record())
+            self.names = Names(self.state)
+            self.archive = Archive(folder / "archive")
+            self.view = View(self.state, self.shape, self.names)
+            self._events = Ingest(self.state, self.log, self.shape, names=self.names)
+            self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
+            self._open(rebuild)
+            held.callback(self.archive.flush)
+            self._held = held.pop_all()
 
     def __enter__(self) -> "Engine":
         return self
@@ -78,11 +83,8 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Write what waits for the archive, note the clean close, release the folder."""
-        self.archive.flush()
-        self.state.close()
-        self.log.close()
-        os.close(self._lock_file)
+        """Write what waits for the archive, note the clean close, release the folder, the last also when the first fails."""
+        self._held.close()
 
     @property
     def applied_number(self) -> int:
@@ -183,7 +185,8 @@ class Engine:
 
     def _open(self, rebuild: Callable[[int], None] | None) -> None:
         """Claim, rebuild what was asked for or a power cut took, and find where to go on."""
-        if rebuild is not None or self.state.distrusted:
+        rebuilt = rebuild is not None or self.state.distrusted
+        if rebuilt:
             log.warning("state_rebuilt folder=%s because=%s", self.settings.data, "asked" if rebuild else "the machine went down")
             self._rebuild(rebuild or (lambda _: None))
         marks = self._events.claim()
@@ -191,24 +194,29 @@ class Engine:
         entity_marks = self._entities.claim()
         self._entity_number = min(self.log.number_of(ENTITIES, p, offset) for p, offset in entity_marks.items())
         self.view.load()
+        if rebuilt:
+            self._drain_entities()
         self.view.progress.advance(number=self._number - 1, ts_ms=0, now_ms=0)
         self._catch_up_archive()
 
     def _rebuild(self, told: Callable[[int], None]) -> None:
-        """Empty the state and replay archive and log into it; entities come again from their own log."""
-        self.log.topic(EVENTS)
+        """Empty the state, unless something is missing, and replay archive and log into it; entities come again from their own log."""
+        source = history(self.archive, self.log)
         self.state.reset()
         self.state.shape(self.shape.record())
-        replay(_telling(history(self.archive, self.log), told), self.log, self.shape, state=self.state)
+        replay(_telling(source, told), self.log, self.shape, state=self.state)
+
+    def _drain_entities(self) -> None:
+        """Look-ups must not begin without titles and deletions. A full log refuses dead letters: then `pump` goes on with the rest."""
+        try:
+            while records := self.log.read_ordered(ENTITIES, self._entity_number, records_max=1):
+                self._pump_entities(records[0].append_ms)
+        except LogFull as error:
+            log.warning("entities_wait folder=%s because=%s", self.settings.data, error)
 
     def _catch_up_archive(self) -> None:
+        check_archive(self.archive, self.log, self.shape.partitions)
         number = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
-        for partition in range(self.shape.partitions):
-            if self.log.first_offset(EVENTS, partition) > self.archive.position(partition):
-                raise Gap(
-                    f"the archive of partition {partition} ends at offset {self.archive.position(partition)}, the log begins at "
-                    f"{self.log.first_offset(EVENTS, partition)}: restore the archive folder, or accept the loss on record (freshet gap accept)"
-                )
         while number < self._number and (records := self.log.read_ordered(EVENTS, number, records_max=self.settings.batch_records_max)):
             records = [record for record in records if record.number < self._number]
             self.archive.add(archive_rows(decode(records)))

@@ -26,23 +26,27 @@ class ItemFacts:
 
         A neighbour that is no item of the catalogue is left out. Neighbours come heaviest first, as of `now_ms`.
         """
-        lists = [(nodes[: self._neighbours_max], weights[: self._neighbours_max]) for nodes, weights in self._lists(ids, now_ms)]
+        lists = self._lists(ids, now_ms)
         others = np.setdiff1d(np.concatenate([nodes for nodes, _ in lists] or [ids[:0]]), ids)
-        everyone = np.concatenate([ids, others[self._catalogue.rows(others) >= 0]])
+        everyone = np.concatenate([ids, others])
         place = {node: row for row, node in enumerate(everyone.tolist())}
         neighbours = np.full((len(everyone), self._neighbours_max), -1, dtype=np.int64)
         weights = np.zeros((len(everyone), self._neighbours_max), dtype=np.float32)
         for row, (nodes, amounts) in enumerate(lists):
-            known = [(place[node], amount) for node, amount in zip(nodes.tolist(), amounts.tolist(), strict=True) if node in place]
-            for column, (other, amount) in enumerate(known):
-                neighbours[row, column], weights[row, column] = other, amount
+            for column, (node, amount) in enumerate(zip(nodes.tolist(), amounts.tolist(), strict=True)):
+                neighbours[row, column], weights[row, column] = place[node], amount
         features = ItemFeatures(
             ids=everyone, text=self._texts(everyone), degree=_degree(self._degree(everyone)), neighbours=neighbours, weights=weights
         )  # fmt: skip
         return features, np.arange(len(ids), dtype=np.int64)
 
     def _lists(self, ids: U64s, now_ms: int) -> list[tuple[U64s, F64s]]:
-        return self._neighbours.read(CO_ENGAGED, ids, as_of_ms=now_ms)
+        """Each item's heaviest neighbours that the catalogue knows."""
+        lists = self._neighbours.read(CO_ENGAGED, ids, as_of_ms=now_ms)
+        flat = np.concatenate([nodes for nodes, _ in lists] or [ids[:0]])
+        known = np.split(self._catalogue.rows(flat) >= 0, np.cumsum([len(nodes) for nodes, _ in lists])[:-1])
+        most = self._neighbours_max
+        return [(nodes[kept][:most], weights[kept][:most]) for (nodes, weights), kept in zip(lists, known, strict=True)]
 
     def _texts(self, ids: U64s) -> Ragged:
         parts = []

@@ -71,8 +71,8 @@ class Job(msgspec.Struct):
     seconds_max: float = 60.0
     steps_max: int = 450
     new_events: int = 5000
-    blend_events: int = 1000
-    gate_events: int = 1000
+    blend_events: int = 2000
+    gate_events: int = 1500
 
 
 class Report(msgspec.Struct):

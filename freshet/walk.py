@@ -3,7 +3,8 @@
 What the gate and the fitting of blends use, so that they measure the product's own path: the same reducers, the same
 look-up, point in time.
 
-    walk = Walk(shape, contents); walk.advance(decoded); features = walk.ask(user_id, ...)
+    walk = Walk(shape, contents); walk.advance(decoded)
+    for asked in walk.ask_each(table): features = walk.counting(asked)
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from storage.state_memory import MemoryState
 from stream.archiving import from_archive
 from stream.ingest import Applied, Ingest
 from stream.shape import Shape
+from stream.validation import refusals
 from stream.wire import Decoded
 
 
@@ -89,7 +91,8 @@ class Walk:
     def ask_each(self, table: pa.Table) -> Iterator[Asked]:
         """Before each event of an archive table: the look-up its user could have made. Then apply it.
 
-        Yields only for events that name an item, are a liking, and whose user has a history without that item.
+        Yields only for accepted events that name an item, are a liking, and whose user has a history without that item.
+        What is yielded reads live counts: use it before asking for the next.
         """
         questions = _questions(table, self.shape)
         for n, question in enumerate(questions):
@@ -116,13 +119,14 @@ class Walk:
 
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:
-    found: list[Question | None] = []
-    for user, item, ts_ms, action in zip(
-        *(table.column(name).to_pylist() for name in ("user_id", "item_id", "ts_ms", "action")), strict=True
-    ):
-        known = shape.actions.get(action) if action else None
-        if user and item and ts_ms is not None and known is not None:
-            found.append(Question(user, item, ts_ms, known.positive))
-        else:
-            found.append(None)
+    """Each row's question; None for what is no event, is refused, or names no item."""
+    decoded = from_archive(table)
+    append_ms = np.array([record.append_ms for record in decoded.records], dtype=np.int64)[decoded.record]
+    refused = refusals(decoded.events, append_ms, shape)
+    found: list[Question | None] = [None] * table.num_rows
+    rows = np.flatnonzero(~np.asarray(table.column("bad").is_valid()) & (table.column("index").to_numpy() >= 0)).tolist()
+    columns = (decoded.events.column(name).to_pylist() for name in ("user_id", "item_id", "ts_ms", "action"))
+    for n, (row, user, item, ts_ms, action) in enumerate(zip(rows, *columns, strict=True)):
+        if n not in refused and item is not None:
+            found[row] = Question(user, item, ts_ms, shape.actions[action].positive)
     return found

@@ -1,10 +1,11 @@
 """The archive: every event in Parquet by offset range; training and replay do not depend on what the log still holds.
 
-Files are named by topic, incarnation, partition, offset range and the append number their roll began with, so that what
-is there is known without an index and overlaps are dropped by offset. They appear whole or not at all.
+Files are named by topic, incarnation, partition, offset range, the append number their roll began with and the xxh3-64
+of their bytes, so that what is there is known without an index, overlaps are dropped by offset and a flipped bit is
+noticed. They appear whole or not at all.
 
-    archive = Archive(Path("data/archive")); archive.add(table); archive.flush()
-    for table in archive.scan("events"): ...
+    archive = Archive(Path("data/archive")); archive.add(rows); archive.flush()
+    for table in archive.scan(): ...
 """
 
 import re
@@ -17,11 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from storage.columns import ARCHIVE_SCHEMA
-from storage.files import aside, sweep
+from storage.files import sweep, write_file
 
-_NAME: Final = re.compile(r"(?P<topic>[a-z-]+)-i(?P<inc>\d+)-p(?P<partition>\d+)-o(?P<first>\d+)-(?P<end>\d+)-n(?P<number>\d+)\.parquet")
+ROLL_BYTES_MAX: Final = 128 << 20
+"""A roll is also written when its rows take this much memory: refused messages may be 64 KiB each."""
+_NAME: Final = re.compile(
+    r"(?P<topic>[a-z-]+)-i(?P<inc>\d+)-p(?P<partition>\d+)-o(?P<first>\d+)-(?P<end>\d+)-n(?P<number>\d+)-x(?P<sum>[0-9a-f]{16})\.parquet"
+)
 
 
 class ArchiveDamaged(RuntimeError):
@@ -37,6 +43,7 @@ class Part:
     partition: int
     first: int
     end: int
+    checksum: str
     path: Path
 
 
@@ -51,7 +58,7 @@ class Archive:
             sweep(folder)
         self._folder, self._topic, self._incarnation, self._roll_rows_max = folder, topic, incarnation, roll_rows_max
         self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._published = {p: end for (inc, p), end in self._stored_ends().items() if inc == incarnation}
         self._ends = dict(self._published)
 
@@ -77,7 +84,8 @@ class Archive:
         if rows.num_rows:
             self._waiting.append(rows)
             self._rows += rows.num_rows
-        if self._rows >= self._roll_rows_max:
+            self._bytes += rows.nbytes
+        if self._rows >= self._roll_rows_max or self._bytes >= ROLL_BYTES_MAX:
             self.flush()
 
     def flush(self) -> None:
@@ -89,37 +97,37 @@ class Archive:
         for partition in pc.unique(table.column("partition")).to_pylist():
             rows = table.filter(pc.equal(table.column("partition"), partition))
             first, end = rows.column("offset")[0].as_py(), rows.column("offset")[-1].as_py() + 1
-            name = f"{self._topic}-i{self._incarnation}-p{partition}-o{first:012d}-{end:012d}-n{number:012d}.parquet"
-            if not (self._folder / name).exists():
-                with aside(self._folder / name) as path:
-                    pq.write_table(
-                        rows, path, compression="zstd", compression_level=1, use_dictionary=["user_id", "item_id", "action", "surface"]
-                    )
+            body = _encoded(rows)
+            path = self._folder / (
+                f"{self._topic}-i{self._incarnation}-p{partition}-o{first:012d}-{end:012d}-n{number:012d}-x{_checksum(body)}.parquet"
+            )
+            if not path.exists():
+                write_file(path, body)
             self._published[partition] = end
-        self._waiting, self._rows = [], 0
+        self._waiting, self._rows, self._bytes = [], 0, 0
 
     def scan(self, *, below: int | None = None) -> Iterator[pa.Table]:
-        """Rows in the order of their appends, a roll at a time, those numbered below `below`. Raises `ArchiveDamaged`."""
+        """Rows in the order of their appends, a roll at a time, those numbered below `below`. Raises `ArchiveDamaged`.
+
+        After a crash between two files of a roll the next roll holds the rest of it: rows wait for those numbered before them.
+        """
         ends: dict[tuple[int, int], int] = {}
         rolls: dict[tuple[int, int], list[Part]] = {}
         for part in self.parts():
-            rolls.setdefault((part.incarnation, part.number), []).append(part)
-        for (_, number), parts in sorted(rolls.items()):
-            if below is not None and number >= below:
-                continue
-            tables = []
-            for part in parts:
-                table = _read(part.path)
-                done = ends.get((part.incarnation, part.partition), 0)
-                if part.first < done:
-                    table = table.filter(pc.greater_equal(table.column("offset"), done))
-                ends[part.incarnation, part.partition] = max(done, part.end)
-                tables.append(table)
-            whole = pa.concat_tables(tables)
+            if below is None or part.number < below:
+                rolls.setdefault((part.incarnation, part.number), []).append(part)
+        begins = sorted(rolls)
+        early: list[pa.Table] = []
+        for begin, following in zip(begins, [*begins[1:], (-1, 0)], strict=True):
+            tables = [*early, *(_fresh(part, ends) for part in rolls[begin])]
+            whole, early = pa.concat_tables(tables), []
             if len(tables) > 1:
                 whole = whole.sort_by([("number", "ascending"), ("index", "ascending")])
             if below is not None:
                 whole = whole.filter(pc.less(whole.column("number"), below))
+            if following[0] == begin[0] and whole.num_rows and whole.column("number")[-1].as_py() >= following[1]:
+                early = [whole.filter(pc.greater_equal(whole.column("number"), following[1]))]
+                whole = whole.slice(0, whole.num_rows - early[0].num_rows)
             if whole.num_rows:
                 yield whole
 
@@ -131,7 +139,9 @@ class Archive:
             if match is None:
                 raise ArchiveDamaged(f"{path} is not named like an archive file; move it elsewhere")
             found.append(
-                Part(int(match["inc"]), int(match["number"]), int(match["partition"]), int(match["first"]), int(match["end"]), path)
+                Part(
+                    *(int(match[field]) for field in ("inc", "number", "partition", "first", "end")), checksum=match["sum"], path=path
+                )
             )
         return sorted(found)
 
@@ -143,13 +153,36 @@ class Archive:
         return ends
 
 
-def _read(path: Path) -> pa.Table:
+def _encoded(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", compression_level=1, use_dictionary=["user_id", "item_id", "action", "surface"])
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def _checksum(body: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(body)
+
+
+def _fresh(part: Part, ends: dict[tuple[int, int], int]) -> pa.Table:
+    """The file's rows from where the partition's files before it ended; notes where it ends itself."""
+    table, stream = _read(part), (part.incarnation, part.partition)
+    done = ends.get(stream, 0)
+    ends[stream] = max(done, part.end)
+    return table.filter(pc.greater_equal(table.column("offset"), done)) if part.first < done else table
+
+
+def _read(part: Part) -> pa.Table:
+    """A file's rows. Parquet has no checksum of its footer, so all bytes are compared with the one in the name."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        body = part.path.read_bytes()
+        if _checksum(body) != part.checksum:
+            raise OSError(f"its {len(body)} bytes are not those that were written")
+        table = pq.read_table(pa.BufferReader(body))
     except (pa.ArrowException, OSError) as error:
         raise ArchiveDamaged(
-            f"{path} cannot be read ({error}); restore it from a copy, or move it away and accept the loss on record"
+            f"{part.path} cannot be read ({error}); restore it from a copy, or move it away and accept the loss on record"
         ) from error
     if not table.schema.equals(ARCHIVE_SCHEMA):
-        raise ArchiveDamaged(f"{path} has other columns than this version writes; it was written by another version of freshet")
+        raise ArchiveDamaged(f"{part.path} has other columns than this version writes; it was written by another version of freshet")
     return table

@@ -3,7 +3,10 @@
 vectors = MemoryVectors(64, collection="items-g1"); vectors.upsert(ids, rows, revision=1)
 """
 
+import numpy as np
+
 from storage.arrays import Bools, F32s, U64s
+from storage.vectors import check_batch, check_ids, check_revision, check_search
 from storage.vectors_mirror import Mirror
 
 
@@ -13,20 +16,20 @@ class MemoryVectors:
     def __init__(self, dim: int, *, collection: str) -> None:
         self.dim, self.collection = dim, collection
         self._mirror = Mirror(dim)
-        self._revision = 0
 
     def __len__(self) -> int:
         return len(self._mirror)
 
     def upsert(self, ids: U64s, vectors: F32s, *, revision: int) -> None:
         """Newer wins."""
-        self._revision = max(self._revision, revision)
-        self._mirror.put(ids, vectors, revision)
+        check_revision(revision)
+        self._mirror.put(*check_batch(ids, vectors, self.dim), revision)
 
     def delete(self, ids: U64s, *, revision: int) -> None:
         """Leave tombstones."""
-        self._revision = max(self._revision, revision)
-        self._mirror.bury(ids, revision)
+        check_revision(revision)
+        check_ids(ids)
+        self._mirror.bury(np.unique(ids), revision)
 
     def get(self, ids: U64s) -> tuple[F32s, Bools]:
         """Rows (B, D) and which were found (B,)."""
@@ -38,11 +41,11 @@ class MemoryVectors:
 
     def search(self, queries: F32s, k: int, *, exclude: U64s | None = None) -> tuple[U64s, F32s]:
         """Exact top k by inner product."""
-        return self._mirror.search(queries, k, exclude)
+        return self._mirror.search(check_search(queries, k, self.dim), k, exclude)
 
     def revision_max(self) -> int:
-        """The highest revision written."""
-        return self._revision
+        """The highest revision stored."""
+        return self._mirror.revision_max
 
     def flush(self) -> None:
         """Nothing waits."""

@@ -12,11 +12,17 @@ from stream.wire import Bad, Decoded
 
 
 def archive_rows(decoded: Decoded) -> pa.RecordBatch:
-    """One row an event, one an unreadable message (`bad`, `reason`), in log order."""
+    """One row an event, one an unreadable message (`bad`, `reason`), one a pack of no events (index -1), in log order.
+
+    So every record has a row, and the archive ends where the log does.
+    """
     bad = decoded.bad
     record = np.concatenate([decoded.record, np.array([b.record for b in bad], dtype=np.int64)])
-    index = np.concatenate([decoded.index, np.array([b.index for b in bad], dtype=np.int64)])
-    order = np.lexsort((index, record)) if bad else None
+    empty = np.flatnonzero(np.bincount(record, minlength=len(decoded.records)) == 0)
+    extra = len(bad) + len(empty)
+    record = np.concatenate([record, empty])
+    index = np.concatenate([decoded.index, np.array([b.index for b in bad], dtype=np.int64), np.full(len(empty), -1)])
+    order = np.lexsort((index, record)) if extra else None
     at = np.array([(r.number, r.partition, r.offset, r.append_ms) for r in decoded.records], dtype=np.int64).reshape(-1, 4)[record]
     blank = decoded.events.num_rows
     columns: list[pa.Array] = [
@@ -25,10 +31,10 @@ def archive_rows(decoded: Decoded) -> pa.RecordBatch:
         pa.array(at[:, 2]),
         pa.array(index.astype(np.int32)),
         pa.array(at[:, 3]),
-        pa.concat_arrays([pa.nulls(blank, pa.binary()), pa.array([b.raw for b in bad], pa.binary())]),
-        pa.concat_arrays([pa.nulls(blank, pa.string()), pa.array([b.reason for b in bad], pa.string())]),
+        pa.concat_arrays([pa.nulls(blank, pa.binary()), pa.array([b.raw for b in bad] + [None] * len(empty), pa.binary())]),
+        pa.concat_arrays([pa.nulls(blank, pa.string()), pa.array([b.reason for b in bad] + [None] * len(empty), pa.string())]),
     ]
-    columns += [pa.concat_arrays([column, pa.nulls(len(bad), column.type)]) if bad else column for column in decoded.events.columns]
+    columns += [pa.concat_arrays([column, pa.nulls(extra, column.type)]) if extra else column for column in decoded.events.columns]
     rows = pa.record_batch(columns, schema=ARCHIVE_SCHEMA)
     return rows if order is None else rows.take(pa.array(order))
 
@@ -42,7 +48,7 @@ def from_archive(table: pa.Table) -> Decoded:
     index = rows.column("index").to_numpy().astype(np.int64)
     heads = rows.take(pa.array(begins)).select(["number", "partition", "offset", "append_ms"]).to_pydict()
     packed = np.zeros(len(begins), dtype=np.bool_)
-    packed[record[index > 0]] = True
+    packed[record[index != 0]] = True
     packed |= np.bincount(record, minlength=len(begins)) > 1
     broken = np.asarray(rows.column("bad").is_valid())
     bad_rows = np.flatnonzero(broken)
@@ -53,7 +59,7 @@ def from_archive(table: pa.Table) -> Decoded:
         for n, (number, partition, offset, append_ms) in enumerate(zip(*heads.values(), strict=True))
     ]
     bad = [Bad(int(record[row]), int(index[row]), reason, raws[int(record[row])]) for row, reason in zip(bad_rows, reasons, strict=True)]
-    good = np.flatnonzero(~broken)
+    good = np.flatnonzero(~broken & (index >= 0))
     events = rows.select(EVENT_SCHEMA.names).take(pa.array(good)).combine_chunks().to_batches()
     batch = events[0] if events else pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
     return Decoded(records, batch, record[good].astype(np.int64), index[good], bad)

@@ -59,16 +59,16 @@ class EntityIngest:
         """Apply records in this order: 1. dead letters are appended, 2. contents, names, dirty marks and watermarks committed."""
         records = [r for r in records if r.offset >= self._marks[r.partition]]
         letters: list[DeadLetter] = []
-        newest: dict[int, tuple[Content, Record]] = {}
+        newest: dict[tuple[int, str], tuple[Content, Record]] = {}
         for record in records:
             try:
                 content = read_entity(record)
             except ValueError as error:
                 letters.append(self._letter(record, str(error)))
                 continue
-            node = hash_id(content.name, KINDS[content.kind])
-            if node not in newest or _order(newest[node][0]) <= _order(content):
-                newest[node] = (content, record)
+            key = (hash_id(content.name, KINDS[content.kind]), content.name)
+            if key not in newest or _order(newest[key][0]) <= _order(content):
+                newest[key] = (content, record)
         contents, names = self._named(newest, letters)
         contents, writes = self._newer(contents, records[-1].number if records else 0)
         if letters:
@@ -78,14 +78,16 @@ class EntityIngest:
         self._marks.update(after)
         return Changed(contents, letters)
 
-    def _named(self, newest: dict[int, tuple[Content, Record]], letters: list[DeadLetter]) -> tuple[dict[int, Content], list[Write]]:
+    def _named(
+        self, newest: dict[tuple[int, str], tuple[Content, Record]], letters: list[DeadLetter]
+    ) -> tuple[dict[int, Content], list[Write]]:
         """The contents whose names are theirs, and the writes that make new names known; a clash is a dead letter."""
         contents: dict[int, Content] = {}
         writes: list[Write] = []
-        for node, (content, record) in newest.items():
+        for (node, _), (content, record) in newest.items():
             where = node_partition(np.array([node], dtype=np.uint64), self._shape.partitions)
             resolved = self._names.resolve(KINDS[content.kind], [content.name], where)
-            if resolved.clashes:
+            if resolved.clashes or node in contents:
                 letters.append(self._letter(record, f"id collision: {content.kind} {content.name!r} has the 64-bit id of another name"))
                 continue
             contents[node] = content
@@ -106,7 +108,8 @@ class EntityIngest:
         writes = write_rows(NODES, where, nodes, [encode_content(content) for content in contents.values()])
         items = np.array([content.kind == "item" for content in contents.values()])
         if items.any():
-            writes += write_rows(DIRTY, where[items], nodes[items], [mark.to_bytes(8, "little")] * int(items.sum()))
+            # Told apart from the marks of ingest, which number the appends of another topic.
+            writes += write_rows(DIRTY, where[items], nodes[items], [b"e" + mark.to_bytes(8, "little")] * int(items.sum()))
         return contents, writes
 
     def _letter(self, record: Record, reason: str) -> DeadLetter:

@@ -7,6 +7,7 @@ that sending it again is known for a duplicate.
 """
 
 import itertools
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -36,14 +37,16 @@ class Producer:
         self._waiting: list[Event | bytes] = []
 
     def send(self, event: Event) -> None:
-        """Take an event; its id is made here when it has none."""
+        """Take an event; its id is made here when it has none. Raises what the flush raised when too many wait: it is not taken then."""
+        self._make_room()
         number = next(self._counter)
-        self._take(event if event.event_id else msgspec.structs.replace(event, event_id=f"{self._prefix}-{number}"))
+        self._waiting.append(event if event.event_id else msgspec.structs.replace(event, event_id=f"{self._prefix}-{number}"))
 
     def send_raw(self, body: bytes) -> None:
-        """Take bytes that are no event: they become a dead letter with this content (at most 64 KiB of it)."""
-        next(self._counter)
-        self._take(body[:BAD_BYTES_MAX] or b" ")
+        """Take bytes that are no event: they become a dead letter with this content (at most 64 KiB of it). Raises as `send` does."""
+        self._make_room()
+        next(self._counter)  # ids tell the place in what was sent
+        self._waiting.append(body[:BAD_BYTES_MAX] or b" ")
 
     def flush(self) -> list[Position]:
         """Append what waits, in the order it was sent within each partition. On an error everything still waits."""
@@ -53,8 +56,7 @@ class Producer:
         self._waiting.clear()
         return positions
 
-    def _take(self, what: Event | bytes) -> None:
-        self._waiting.append(what)
+    def _make_room(self) -> None:
         if len(self._waiting) >= WAITING_MAX:
             self.flush()
 
@@ -71,7 +73,7 @@ class Producer:
                 close(0)
                 entries.append(Entry(0, what))
                 continue
-            partition = partition_of(what.user_id, self._partitions) if self._partitions > 1 else 0
+            partition = self._partition(what)
             run = open_runs.setdefault(partition, [])
             run.append(what)
             if len(run) >= self._linger:
@@ -81,12 +83,30 @@ class Producer:
         return entries
 
 
+    def _partition(self, event: Event) -> int:
+        try:
+            return partition_of(event.user_id, self._partitions) if self._partitions > 1 else 0
+        except (UnicodeError, pa.ArrowException):
+            return 0  # its user_id is no text: a dead letter wherever it lands
+
+
 def _packed(partition: int, events: list[Event]) -> list[Entry]:
     """One pack; halves when it is too large; single events that no pack can hold go as JSON, cut if need be."""
     if len(events) > 1:
         try:
             return [Entry(partition, encode_pack(events), PACK)]
-        except (ValueError, OverflowError, UnicodeError, pa.ArrowException):
+        except (ValueError, TypeError, OverflowError, pa.ArrowException):
             middle = len(events) // 2
             return _packed(partition, events[:middle]) + _packed(partition, events[middle:])
-    return [Entry(partition, body if len(body) <= VALUE_BYTES_MAX else body[:BAD_BYTES_MAX]) for body in map(encode_event, events)]
+    return [Entry(partition, _message(event)) for event in events]
+
+
+def _message(event: Event) -> bytes:
+    """One event as JSON. What JSON cannot say, or is too long, is told as text that no reader takes for an event."""
+    try:
+        if event.value is not None and not math.isfinite(event.value):
+            raise ValueError("JSON would say null, and the event would be accepted without it")
+        body = encode_event(event)
+    except (ValueError, TypeError, OverflowError):
+        body = repr(event).encode("utf-8", "backslashreplace")
+    return body if len(body) <= VALUE_BYTES_MAX else body[:BAD_BYTES_MAX]

@@ -7,6 +7,7 @@ item has not changed again meanwhile. "Changed enough" is new content, another g
     refresher = Refresher(state, neighbours, shape, settings); done = refresher.step([target], now_ms=now_ms)
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -61,8 +62,8 @@ class Refresher:
     def step(self, targets: Sequence[Target], *, now_ms: int, items_max: int = 64) -> Refreshed:
         """Look at up to `items_max` dirty items of each partition; the first target is the live one and is what is noted.
 
-        In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. clear marks that
-        have not moved since, 4. note what was embedded. A crash between 2 and 3 embeds again.
+        In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. in one commit clear
+        the marks that have not moved since and note what was embedded. A crash between 2 and 3 embeds again.
         """
         looked_at = embedded = 0
         for partition in range(self._shape.partitions):
@@ -70,21 +71,19 @@ class Refresher:
             if not marks:
                 continue
             nodes = np.array(sorted(marks), dtype=np.uint64)
-            shares = self._shares(nodes, now_ms)
-            changed = self._changed(partition, nodes, shares, targets[0].generation)
+            notes = self._notes(nodes, now_ms, targets[0].generation)
+            changed = self._changed(partition, nodes, notes)
             self._upsert(targets, nodes[changed], now_ms)
-            self._clear(partition, marks, nodes)
-            self._note(partition, nodes[changed], [shares[n] for n in np.flatnonzero(changed)], targets[0].generation)
+            embeddings = Write(EMBEDDED, partition, nodes[changed], [notes[n] for n in np.flatnonzero(changed)])
+            self._state.commit([], [self._unmoved(partition, marks, nodes), embeddings])
             looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
         return Refreshed(looked_at, embedded)
 
     def embed_all(self, targets: Sequence[Target], ids: U64s, *, now_ms: int) -> None:
         """Embed these items whatever changed: how a new generation is built. Their dirty marks stay."""
-        where = node_partition(ids, self._shape.partitions)
+        notes = self._notes(ids, now_ms, targets[0].generation)
         self._upsert(targets, ids, now_ms)
-        for partition in np.unique(where).tolist():
-            here = ids[where == partition]
-            self._note(partition, here, self._shares(here, now_ms), targets[0].generation)
+        self._state.commit([], write_rows(EMBEDDED, node_partition(ids, self._shape.partitions), ids, notes))
 
     def mark_all(self, generation: int) -> None:
         """Mark every item that was not embedded in this generation: what a flip to a new space leaves to do."""
@@ -94,32 +93,36 @@ class Refresher:
             here = ids[where == partition]
             stale = [_generation(blob) != generation for blob in self._state.read(EMBEDDED, partition, here)]
             if any(stale):
-                self._state.commit([], write_rows(DIRTY, where[where == partition][stale], here[stale], [b"\0" * 8] * sum(stale)))
+                self._state.commit([], write_rows(DIRTY, where[where == partition][stale], here[stale], [b"all"] * sum(stale)))
 
     def _marks(self, partition: int, items_max: int) -> dict[int, bytes]:
-        marks: dict[int, bytes] = {}
-        for node, mark in self._state.scan(DIRTY, partition, start=self._next[partition]):
+        """The next marks in turn: from where the last step ended, and round again to there."""
+        begin, marks = self._next[partition], {}
+        turn = itertools.chain(
+            self._state.scan(DIRTY, partition, start=begin),
+            itertools.takewhile(lambda row: row[0] < begin, self._state.scan(DIRTY, partition)),
+        )
+        for node, mark in itertools.islice(turn, items_max):
             marks[node] = bytes(mark)
-            if len(marks) == items_max:
-                break
-        self._next[partition] = max(marks) + 1 if len(marks) == items_max and max(marks) < 2**64 - 1 else 0
+        self._next[partition] = (next(reversed(marks)) + 1) % 2**64 if marks else 0
         return marks
 
-    def _shares(self, nodes: U64s, now_ms: int) -> list[tuple[U64s, F64s]]:
-        found = []
-        for neighbours, weights in self._neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms):
+    def _notes(self, nodes: U64s, now_ms: int, generation: int) -> list[bytes]:
+        """What each item is embedded from, taken before the embedding: what changes meanwhile is then seen as a change."""
+        notes = []
+        for node, (neighbours, weights) in zip(
+            nodes.tolist(), self._neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms), strict=True
+        ):
             heaviest, weights = neighbours[:COMPARED_MAX], weights[:COMPARED_MAX]
             total = weights.sum()
-            found.append((heaviest, weights / total if total > 0 else weights))
-        return found
+            notes.append(_note(generation, self._offset(node), (heaviest, weights / total if total > 0 else weights)))
+        return notes
 
-    def _changed(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> Bools:
+    def _changed(self, partition: int, nodes: U64s, notes: list[bytes]) -> Bools:
         changed = np.zeros(len(nodes), dtype=np.bool_)
-        for n, blob in enumerate(self._state.read(EMBEDDED, partition, nodes)):
-            if blob is None or _generation(blob) != generation or _content_offset(blob) != self._offset(int(nodes[n])):
-                changed[n] = True
-                continue
-            changed[n] = _distance(_noted(blob), shares[n]) > self._distance_min
+        for n, (blob, note) in enumerate(zip(self._state.read(EMBEDDED, partition, nodes), notes, strict=True)):
+            same = blob is not None and _generation(blob) == _generation(note) and _content_offset(blob) == _content_offset(note)
+            changed[n] = not same or _distance(_noted(blob or b""), _noted(note)) > self._distance_min
         return changed
 
     def _upsert(self, targets: Sequence[Target], nodes: U64s, now_ms: int) -> None:
@@ -136,16 +139,11 @@ class Refresher:
             if not gone.all():
                 target.vectors.upsert(nodes[~gone], target.embed(nodes[~gone], now_ms), revision=revision)
 
-    def _clear(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> None:
+    def _unmoved(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> Write:
+        """The write that clears the marks which are still those that were read."""
         now = self._state.read(DIRTY, partition, nodes)
         same = np.array([bytes(mark or b"") == marks[node] for node, mark in zip(nodes.tolist(), now, strict=True)])
-        if same.any():
-            self._state.commit([], [Write(DIRTY, partition, nodes[same], [None] * int(same.sum()))])
-
-    def _note(self, partition: int, nodes: U64s, shares: list[tuple[U64s, F64s]], generation: int) -> None:
-        if len(nodes):
-            notes = [_note(generation, self._offset(node), share) for node, share in zip(nodes.tolist(), shares, strict=True)]
-            self._state.commit([], [Write(EMBEDDED, partition, nodes, notes)])
+        return Write(DIRTY, partition, nodes[same], [None] * int(same.sum()))
 
     def _offset(self, node: int) -> int:
         row = self._catalogue.row(node)
