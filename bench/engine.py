@@ -3,7 +3,7 @@
     python -m bench.engine --embedded [--events 1000000] [--form packs|json]
 
 Synthetic events, Zipf (exponent 1) over 200,000 users and 100,000 items, packs of 250. `full` is what the product does:
-histories, seen-sets, counts, dedup, up to ten directed edges an event, neighbours, archive, watermark; it is timed until
+histories, seen-sets, counts, dedup, up to twenty directed edges an event, neighbours, archive, watermark; it is timed until
 nothing is pending. The last line is JSON.
 """
 
@@ -53,6 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--events", type=int, default=1_000_000, help="events in each run (default 1,000,000)")
     parser.add_argument("--form", choices=("packs", "json"), default="packs", help="how the events are encoded")
     parser.add_argument("--batch-events", type=int, default=65_536, help="events applied in one commit at most")
+    parser.add_argument(
+        "--edge-window", type=int, default=Shape().edge_window, help="entries looked back for edges (two directed ones each)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     records_max = max(1, options.batch_events // PACK_EVENTS) if options.form == "packs" else options.batch_events
@@ -64,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fill(settings.data / "log", options)
         histories = _histories(settings, root / "histories")
         _say(f"histories: {histories['events_per_s']:,.0f} events/s")
-        full, sizes = _full(settings)
+        full, sizes = _full(settings, Shape(edge_window=options.edge_window))
         _say(f"full: {full['events_per_s']:,.0f} events/s")
     report = {
         "bench": "engine",
@@ -113,11 +116,11 @@ def _only_histories(columns: Columns) -> Columns:
     )  # fmt: skip
 
 
-def _full(settings: Settings) -> tuple[dict[str, float], dict[str, float]]:
-    with Engine(settings) as engine:
+def _full(settings: Settings, shape: Shape) -> tuple[dict[str, float], dict[str, float]]:
+    with Engine(settings, shape) as engine:
         spent, began = time.process_time(), time.perf_counter()
         applied = engine.drain(now_ms=START_MS)
-        engine.archive.flush()
+        engine.flush_archive()
         wall, cpu = time.perf_counter() - began, time.process_time() - spent
         users = sum(1 for _ in engine.state.scan(HISTORIES, 0))
         nodes = sum(1 for _ in engine.state.scan(NEIGHBOURS, 0))

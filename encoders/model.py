@@ -46,6 +46,7 @@ class Model(nn.Module):
         self.user = CausalTransformer(config)
         self.head = ResidualHead(config.dim, config.head_hidden, temperature=config.temperature)
         self._prepared: PreparedUser | None = None
+        self._scale: float | None = None
 
     @classmethod
     def new(cls, config: ModelConfig, ids: U64s, *, seed: int) -> "Model":
@@ -56,7 +57,7 @@ class Model(nn.Module):
 
     def train(self, mode: bool = True) -> "Model":
         """Also forgets the weights laid out for `encode_user`."""
-        self._prepared = None
+        self._prepared = self._scale = None
         super().train(mode)
         return self
 
@@ -109,7 +110,11 @@ class Model(nn.Module):
     @property
     def temperature(self) -> float:
         """The scale that turns cosines into logits."""
-        return float(self.head.temperature().detach())
+        if self.training:
+            return float(self.head.temperature().detach())
+        if self._scale is None:
+            self._scale = float(self.head.temperature().detach())
+        return self._scale
 
     def with_head(self, state: Mapping[str, Tensor]) -> "Model":
         """A model with this head on the same trunk; the trunk's tensors are shared, the head's are copied."""
@@ -117,7 +122,7 @@ class Model(nn.Module):
         other._modules = dict(self._modules)
         other.head = copy.deepcopy(self.head)
         other.head.load_state_dict(dict(state))
-        other._prepared = None
+        other._prepared = other._scale = None
         return other
 
     def trunk_digest(self) -> str:

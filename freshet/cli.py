@@ -101,11 +101,8 @@ def recommend(
         reasons = ", ".join(f"{name} {share:.0%}" for name, share in sorted(item["sources"].items(), key=lambda s: -s[1]) if share >= 0.01)
         table.add_row(item["item_id"], item["title"], f"{item['score']:.3f}", reasons)
     out.print(table)
-    as_of = answer["as_of"]
-    out.print(
-        f"as of append {as_of['number']}, event time {as_of['ts_ms']} ms · model {answer['model'] or 'none yet: live counts alone'} · index {answer['index']}",
-        highlight=False,
-    )
+    as_of, model = answer["as_of"], answer["model"] or "none yet: live counts alone"
+    out.print(f"as of append {as_of['number']}, event time {as_of['ts_ms']} ms · model {model} · index {answer['index']}", highlight=False)
 
 
 @app.command()
@@ -183,9 +180,10 @@ def demo(
     from freshet.demo_command import run_demo
 
     outcome = run_demo(data=data, use_world=use_world, events_max=events, report=report, seed=seed, console=err)
-    out.print(_demo_table(outcome.figures, {name: (gain.low, gain.high) for name, gain in outcome.gains.items()}))
+    figures = outcome.figures
+    out.print(_demo_table(figures.ranked, figures.hit_at_10, figures.gain_over))
     out.print(f"report: {outcome.report}", highlight=False)
-    print(outcome.json(), flush=True)
+    print(figures.json(), flush=True)
 
 
 def _settings(**given: Any) -> Settings:
@@ -206,8 +204,8 @@ def _mendable() -> tuple[type[Exception], ...]:
     from storage.vectors import VectorsDamaged, VectorsLocked
 
     return (
-        FolderBusy, Unreachable, UnknownLayout, BrokenFile, DataUnavailable, ArchiveDamaged, LogFull, Damaged, Gap, ShapeChanged, VectorsDamaged,
-        VectorsLocked, CheckpointError, OSError, ValidationError, msgspec.DecodeError,
+        FolderBusy, Unreachable, UnknownLayout, BrokenFile, DataUnavailable, ArchiveDamaged, LogFull, Damaged, Gap, ShapeChanged,
+        VectorsDamaged, VectorsLocked, CheckpointError, OSError, ValidationError, msgspec.DecodeError,
     )  # fmt: skip
 
 
@@ -232,10 +230,8 @@ def _print_status(status: dict[str, Any]) -> None:
         f"accepted {tallies['accepted']:,} ({tallies['duplicates']:,} duplicates) · dead letters {sum(dead.values()):,} ({told})",
         highlight=False,
     )
-    out.print(
-        f"archive behind by {status['archive_lag_records']:,} records · {status['dirty_items']:,} of {status['items']:,} items wait for refresh",
-        highlight=False,
-    )
+    out.print(f"archive behind by {status['archive_lag_records']:,} records", highlight=False)
+    out.print(f"{status['dirty_items']:,} of {status['items']:,} items wait for refresh", highlight=False)
     out.print(
         f"live model: {live['version'] if live else 'none yet'} · log {status['log_bytes']:,} of {status['log_bytes_max']:,} bytes",
         highlight=False,
@@ -248,11 +244,8 @@ def _print_status(status: dict[str, Any]) -> None:
         )
 
 
-def _demo_table(figures: dict[str, Any], gains: dict[str, tuple[float, float]]) -> Table:
-    table = Table(
-        "system", "hit@10", "the model is better by (95 %)", title=f"{figures['ranked']:,} look-ups, each made before its event was learned"
-    )
-    for name, hit in figures["hit_at_10"].items():
-        low, high = gains.get(name, (0.0, 0.0))
-        table.add_row(name, f"{hit:.4f}", f"{low:+.4f} .. {high:+.4f}" if name in gains else "")
+def _demo_table(ranked: int, hits: dict[str, float], gains: dict[str, tuple[float, float, float]]) -> Table:
+    table = Table("system", "hit@10", "the model is better by (95 %)", title=f"{ranked:,} look-ups, each made before its event was learned")
+    for name, hit in hits.items():
+        table.add_row(name, f"{hit:.4f}", f"{gains[name][0]:+.4f} .. {gains[name][2]:+.4f}" if name in gains else "")
     return table

@@ -21,7 +21,9 @@ PLAIN_LINE_S: Final = 10.0
 """Without a terminal the live line is printed this seldom."""
 
 
-def run_demo(*, data: Path | None, use_world: bool, events_max: int | None, report: Path, seed: int, console: Console) -> DemoOutcome:
+def run_demo(  # noqa: PLR0913  # the options of the command
+    *, data: Path | None, use_world: bool, events_max: int | None, report: Path, seed: int, console: Console
+) -> DemoOutcome:
     """Choose the data, run in a folder that is thrown away, and return what came of it."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="freshet-demo-") as folder:

@@ -34,6 +34,8 @@ from stream.wire import Decoded, decode, decode_event
 
 log = logging.getLogger(__name__)
 BATCH_BYTES_MAX: Final = 64 << 20
+ARCHIVE_RECORDS: Final = 512
+"""Small commits reach the archive together, so many records at a time."""
 
 
 class FolderBusy(RuntimeError):
@@ -57,7 +59,7 @@ class Engine:
         self.settings = settings
         self.shape = shape or Shape(partitions=settings.partitions)
         self.appended = threading.Condition()
-        self._number = self._entity_number = 0
+        self._number = self._entity_number = self._archived = 0
         folder = settings.data
         with ExitStack() as held:  # what was opened is closed again when the rest cannot be
             held.callback(os.close, _lock(folder))
@@ -73,7 +75,7 @@ class Engine:
             self._events = Ingest(self.state, self.log, self.shape, names=self.names)
             self._entities = EntityIngest(self.state, self.log, self.shape, names=self.names)
             self._open(rebuild)
-            held.callback(self.archive.flush)
+            held.callback(self.flush_archive)
             self._held = held.pop_all()
 
     def __enter__(self) -> "Engine":
@@ -141,8 +143,13 @@ class Engine:
         applied = self._events.apply(records, now_ms=now_ms)
         self._number = records[-1].number + 1
         self.view.take(applied, now_ms=now_ms)
-        self.archive.add(archive_rows(applied.decoded))
+        self._archive(applied)
         return Pumped(applied.events, entities, (applied,))
+
+    def flush_archive(self) -> None:
+        """Publish everything applied so far."""
+        self._catch_up_archive()
+        self.archive.flush()
 
     def drain(self, *, now_ms: int) -> int:
         """Pump until nothing is pending; returns how many events were applied."""
@@ -157,7 +164,7 @@ class Engine:
         """Forget event records that state and archive both have, once the log is half full; returns how many."""
         if self.log.used_bytes() * 2 < self.settings.log_bytes_max:
             return 0
-        self.archive.flush()
+        self.flush_archive()
         return self.log.truncate(EVENTS, self._number)
 
     def _append(self, topic: str, entries: list[Entry], now_ms: int) -> list[Position]:
@@ -197,6 +204,8 @@ class Engine:
         if rebuilt:
             self._drain_entities()
         self.view.progress.advance(number=self._number - 1, ts_ms=0, now_ms=0)
+        check_archive(self.archive, self.log, self.shape.partitions)
+        self._archived = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
         self._catch_up_archive()
 
     def _rebuild(self, told: Callable[[int], None]) -> None:
@@ -214,13 +223,25 @@ class Engine:
         except LogFull as error:
             log.warning("entities_wait folder=%s because=%s", self.settings.data, error)
 
+    def _archive(self, applied: Applied) -> None:
+        """Hand a batch on as it was decoded; single events are left on the log until enough wait to be read in one go."""
+        records = applied.decoded.records
+        behind = self._number - self._archived
+        if len(records) == behind and behind >= ARCHIVE_RECORDS // 8:
+            self.archive.add(archive_rows(applied.decoded))
+            self._archived = self._number
+        elif behind >= ARCHIVE_RECORDS:
+            self._catch_up_archive()
+
     def _catch_up_archive(self) -> None:
-        check_archive(self.archive, self.log, self.shape.partitions)
-        number = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
-        while number < self._number and (records := self.log.read_ordered(EVENTS, number, records_max=self.settings.batch_records_max)):
+        """Read from the log what was applied and the archive has not taken yet."""
+        while self._archived < self._number:
+            records = self.log.read_ordered(EVENTS, self._archived, records_max=ARCHIVE_RECORDS, bytes_max=BATCH_BYTES_MAX)
             records = [record for record in records if record.number < self._number]
+            if not records:
+                return
             self.archive.add(archive_rows(decode(records)))
-            number = records[-1].number + 1
+            self._archived = records[-1].number + 1
 
 
 def _telling(source: Iterator[Decoded], told: Callable[[int], None]) -> Iterator[Decoded]:

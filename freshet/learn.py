@@ -211,7 +211,10 @@ def fit_blends(walk: Walk, window: pa.Table, candidate: Contender) -> tuple[Cont
 
 
 def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, seed: int) -> Decision:
-    """The gate's decision on discounted gains, which is also what the blend was searched for. The candidate was built for the collection it would get, so generations agree."""
+    """The gate's decision on discounted gains, which is also what the blend was searched for.
+
+    The candidate was built for the collection it would get, so generations agree.
+    """
     ranks = {who.name: np.array([one.rank(who) for one in answered], dtype=np.int64) for who in (candidate, rival)}
     users = [one.users[candidate.name] for one in answered if candidate.name in one.users]
     evidence = Evidence(

@@ -34,7 +34,7 @@ ABOUT: Final = {
     "recent": "how often an item was taken lately",
     "cooccurrence": "sequential rules: what was taken soon after the user's last ten",
 }
-LOOKUP_EVERY: Final = 3
+LOOKUP_EVERY: Final = 8
 """Every so many-th ranking is also asked for as an application would, and timed."""
 
 
@@ -77,9 +77,9 @@ class Contest:
         self._baselines.learn(_newest_first(had), row)
         had[row] = None
 
-    def hits(self) -> dict[str, F64s]:
-        """[rank <= 10] by system, (n,) each."""
-        table = np.array(self.ranks, dtype=np.int64).reshape(-1, len(SYSTEMS))
+    def hits(self, newest: int | None = None) -> dict[str, F64s]:
+        """[rank <= 10] by system, (n,) each; of the newest so many only, if asked."""
+        table = np.array(self.ranks[-newest:] if newest else self.ranks, dtype=np.int64).reshape(-1, len(SYSTEMS))
         return {name: (table[:, n] <= 10).astype(np.float64) for n, name in enumerate(SYSTEMS)}
 
     def gains(self, over: tuple[str, ...], *, seed: int) -> dict[str, Gain]:

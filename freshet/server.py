@@ -27,10 +27,11 @@ from serving.api import create_app
 from serving.metrics import Metrics
 from serving.services import Engine as EngineHealth
 from serving.services import Services
-from storage.files import write_file
+from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
-from storage.log import Position
+from storage.log import LogFull, Position
 from stream.ingest import EVENTS, Applied
+from stream.replay import digests
 from trainers.cadence import Cadence
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ SYNC_MS: Final = 1000
 ROLL_MS: Final = 300_000
 """What waits for the archive is published at least this often."""
 DELAYS_MAX: Final = 64
+FULL_TOLD_MS: Final = 60_000
 SERVER_FILE: Final = "server.json"
 
 
@@ -51,8 +53,9 @@ class Runner(threading.Thread):
         self._service, self._training, self._metrics = service, training, metrics
         self._health = Health(service.engine.settings.data / "health")
         self._stopping = threading.Event()
-        self._beat_ms = self._synced_ms = 0
+        self._beat_ms = self._synced_ms = self._full_ms = 0
         self._rolled_ms = now_ms()
+        self.between_commits = threading.Lock()
         self.error: BaseException | None = None
         self.moved_ms = now_ms()
         self.catching_up = True
@@ -64,8 +67,12 @@ class Runner(threading.Thread):
         """Round after round; an error ends it, is logged, and turns /healthz to 503."""
         try:
             while not self._stopping.is_set():
-                self._round()
-        except Exception as error:
+                with self.between_commits:
+                    idle = self._round_if_there_is_room()
+                if idle:
+                    with self._service.engine.appended:
+                        self._service.engine.appended.wait(IDLE_S)
+        except Exception as error:  # the outer loop of this thread: it is told, and /healthz says so
             log.exception("engine_stopped")
             self.error = error
 
@@ -75,7 +82,20 @@ class Runner(threading.Thread):
         self.join()
         self._training.cancel()
 
-    def _round(self) -> None:
+    def _round_if_there_is_room(self) -> bool:
+        """A full log or disk ends nothing: what was being applied was not committed, and is tried again once there is room."""
+        try:
+            return self._round()
+        except (LogFull, DiskFull) as error:
+            now = now_ms()
+            if now - self._full_ms >= FULL_TOLD_MS:
+                self._full_ms = now
+                log.error("no_room error=%s doing=trying again each second", error)
+            self._service.engine.trim_log()
+            self._stopping.wait(1.0)
+            return True
+
+    def _round(self) -> bool:
         service, engine, now = self._service, self._service.engine, now_ms()
         pumped = service.step(now_ms=now)
         for applied in pumped.applied:
@@ -96,10 +116,8 @@ class Runner(threading.Thread):
             engine.trim_log()
         if now - self._rolled_ms >= ROLL_MS:
             self._rolled_ms = now
-            engine.archive.flush()
-        if not pumped.applied and not pumped.entities:
-            with engine.appended:
-                engine.appended.wait(IDLE_S)
+            engine.flush_archive()
+        return not pumped.applied and not pumped.entities
 
     def _beat(self, now: int) -> None:
         current = self._service.current
@@ -160,9 +178,14 @@ def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
         stuck = now_ms() - runner.moved_ms if engine.lag else 0
         return EngineHealth(alive=runner.is_alive(), lag_records=engine.lag, stuck_ms=stuck, dirty_items=service.refresher.pending())
 
+    def digest() -> Mapping[str, object]:
+        with runner.between_commits:
+            return {"digest": digests(engine.state, engine.shape.partitions), "below": engine.applied_number}
+
     return Services(
         lookup=service.lookup, append_events=append_events, append_entities=append_entities, engine=health,
-        status=lambda: status(service), ready=lambda: runner.is_alive() and not runner.catching_up, metrics=metrics, clock_ms=now_ms,
+        status=lambda: status(service), digest=digest, ready=lambda: runner.is_alive() and not runner.catching_up,
+        metrics=metrics, clock_ms=now_ms,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from encoders.blend import Blend
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
+from freshet.features import ItemFacts
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s
@@ -43,6 +44,7 @@ class Service:
         self.registry = Registry(engine.settings.data / "models", keep_max=engine.settings.versions_max)
         self.folder = VectorFolder(engine.settings.data / "vectors")
         self._open: dict[int, EdgeVectors] = {}
+        self._facts: dict[int, ItemFacts] = {}
         self._current: Loaded | None = None
         self._previous: Loaded | None = None
         self._refreshed_ms = 0
@@ -122,7 +124,9 @@ class Service:
         self.folder.close()
 
     def _target(self, loaded: Loaded) -> Target:
-        facts = self.view.facts(neighbours_max=loaded.model.config.neighbours_max)
+        facts = self._facts.setdefault(
+            loaded.model.config.neighbours_max, self.view.facts(neighbours_max=loaded.model.config.neighbours_max)
+        )
 
         def embed(ids: U64s, now_ms: int) -> F32s:
             features, rows = facts.of(ids, now_ms=now_ms)

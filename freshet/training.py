@@ -93,12 +93,18 @@ class Training:
         chosen = kind or (TRUNK if current is None or self._count % self._trunk_every == 0 else HEAD)
         self._last_ms, self._events_at_last = now_ms, events
         self._count += 1
-        engine.archive.flush()
+        engine.flush_archive()
         generation = self._next_generation() if chosen == TRUNK or current is None else current.live.generation
         job = Job(
-            data=str(engine.settings.data.resolve()), out=str((self._folder / str(self._count)).resolve()), kind=chosen, below=engine.applied_number,
-            parent=current.live.version if current else None, partitions=engine.shape.partitions, seed=self._count, seconds_max=self._seconds_max,
-        )  # fmt: skip
+            data=str(engine.settings.data.resolve()),
+            out=str((self._folder / str(self._count)).resolve()),
+            kind=chosen,
+            below=engine.applied_number,
+            parent=current.live.version if current else None,
+            partitions=engine.shape.partitions,
+            seed=self._count,
+            seconds_max=self._seconds_max,
+        )
         self._launch(job, generation)
 
     def wait(self, timeout_s: float) -> None:
@@ -123,7 +129,7 @@ class Training:
         errors = (out / "errors.txt").open("w+b")
         quiet = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "freshet.learn", str(out / "job.json")]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=quiet, cwd=Path(__file__).parents[1])  # noqa: S603
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=quiet, cwd=Path(__file__).parents[1])
         self._running = _Running(process, errors, job, f"g{generation}-{self._count}", generation)
         log.info("training_started kind=%s version=%s below=%d pid=%d", job.kind, self._running.version, job.below, process.pid)
 

@@ -154,6 +154,11 @@ def _add_operating(app: FastAPI, services: Services) -> None:
         services.metrics.dirty_items.set(engine.dirty_items)
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @app.get("/v1/digest", responses=_said(200, None))
+    def digest() -> Response:
+        """The digest of the live state between two commits, for `freshet verify`; ingest waits meanwhile."""
+        return reply(200, services.digest())
+
     @app.get("/v1/status", responses=_said(200, None))
     def status() -> Response:
         """Everything `freshet lag` prints."""

@@ -26,8 +26,8 @@ class Services:
     """Everything behind the routes; all callables may be called from any thread.
 
     `append_events(messages, form)` and `append_entities(messages)` append durably and in order, all or nothing, and return
-    one position per message; both may raise `LogFull`. `status` is what the command line prints of lag. `ready` says when
-    the state is loaded. `clock_ms` is UTC milliseconds.
+    one position per message; both may raise `LogFull`. `digest` is the live state's, with the append number it stands at.
+    `status` is what the command line prints of lag. `ready` says when the state is loaded. `clock_ms` is UTC milliseconds.
     """
 
     lookup: Lookup
@@ -35,6 +35,7 @@ class Services:
     append_entities: Callable[[Sequence[bytes]], Sequence[Position]]
     engine: Callable[[], Engine]
     status: Callable[[], Mapping[str, object]]
+    digest: Callable[[], Mapping[str, object]]
     ready: Callable[[], bool]
     metrics: Metrics
     clock_ms: Callable[[], int]

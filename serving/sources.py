@@ -83,12 +83,10 @@ class Reader:
         """What the co-engagement lists of these items hold, items of the catalogue only."""
         if len(nodes) == 0:
             return Links(_NONE, np.empty(0), _NONE)
-        lists = self.neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms)
-        sizes = np.array([len(ids) for ids, _ in lists])
-        rows = self.index.rows(np.concatenate([ids for ids, _ in lists]))
+        ids, weights, places = self.neighbours.links(CO_ENGAGED, nodes, as_of_ms=now_ms)
+        rows = self.index.rows(ids)
         known = rows >= 0
-        places = np.repeat(np.arange(len(lists)), sizes)
-        return Links(rows[known], np.concatenate([weights for _, weights in lists])[known], places[known])
+        return Links(rows[known], weights[known], places[known])
 
     def _recent(self, history: History) -> I64s:
         items = history.items[self.positive[history.actions]][::-1]

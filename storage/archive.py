@@ -71,7 +71,7 @@ class Archive:
         return self._published.get(partition, 0)
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Take rows in the order of their appends; those archived already are dropped. Writes a roll when enough wait."""
+        """Take whole records in the order of their appends; those archived already are dropped. Writes a roll when enough wait."""
         partitions = rows.column("partition").to_numpy()
         offsets = rows.column("offset").to_numpy()
         fresh = np.ones(len(offsets), dtype=np.bool_)
@@ -118,7 +118,7 @@ class Archive:
                 rolls.setdefault((part.incarnation, part.number), []).append(part)
         begins = sorted(rolls)
         early: list[pa.Table] = []
-        for begin, following in zip(begins, [*begins[1:], (-1, 0)], strict=True):
+        for begin, following in zip(begins, [*begins, (-1, 0)][1:], strict=True):
             tables = [*early, *(_fresh(part, ends) for part in rolls[begin])]
             whole, early = pa.concat_tables(tables), []
             if len(tables) > 1:
@@ -139,9 +139,7 @@ class Archive:
             if match is None:
                 raise ArchiveDamaged(f"{path} is not named like an archive file; move it elsewhere")
             found.append(
-                Part(
-                    *(int(match[field]) for field in ("inc", "number", "partition", "first", "end")), checksum=match["sum"], path=path
-                )
+                Part(*(int(match[field]) for field in ("inc", "number", "partition", "first", "end")), checksum=match["sum"], path=path)
             )
         return sorted(found)
 

@@ -189,7 +189,8 @@ class LmdbLog:
     def _check_room(self, wanted: int) -> None:
         if self.used_bytes() + 2 * wanted > self._bytes_max:
             raise LogFull(
-                f"the log in {self._folder} holds {self.used_bytes()} bytes, its bound is log_bytes_max={self._bytes_max}; raise it or let the archive catch up"
+                f"the log in {self._folder} holds {self.used_bytes()} bytes, its bound is "
+                f"log_bytes_max={self._bytes_max}; raise it or let the archive catch up"
             )
         free = shutil.disk_usage(self._folder).free
         if free < SPARE_BYTES + 2 * wanted:

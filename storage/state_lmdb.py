@@ -146,6 +146,7 @@ class LmdbState:
             self.reset()
         with self._env.begin(write=True) as txn:
             txn.put(_BOOT, self._boot_id.encode(), db=self._meta)
+        self._env.sync(True)  # or a power cut could leave the note of a clean close beside a state that is none
 
     def _held(self, txn: lmdb.Transaction, stream: str, partition: int) -> _Held:
         raw = txn.get(_key(stream, partition), db=self._meta)

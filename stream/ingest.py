@@ -77,9 +77,12 @@ def _no_fault(point: str) -> None:
 
 
 class Ingest:
-    """Applies records in the order given. `fault` is called at each named point of a commit; a replay sends no dead letters and looks for no gap."""
+    """Applies records in the order given. `fault` is called at each named point of a commit.
 
-    def __init__(
+    A replay (`replaying`) sends no dead letters and looks for no gap.
+    """
+
+    def __init__(  # noqa: PLR0913  # what it works on, and two switches
         self, state: State, log: Log, shape: Shape, *, names: Names, replaying: bool = False, fault: Callable[[str], None] = _no_fault
     ) -> None:
         self._replaying = replaying

@@ -82,7 +82,6 @@ class Producer:
             close(partition)
         return entries
 
-
     def _partition(self, event: Event) -> int:
         try:
             return partition_of(event.user_id, self._partitions) if self._partitions > 1 else 0

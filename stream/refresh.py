@@ -47,7 +47,7 @@ class Refreshed:
 class Refresher:
     """Works through the dirty marks in turn. One per partition set; `revision` grows with every batch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it works on, and two settings
         self, state: State, neighbours: Neighbours, catalogue: Catalogue, shape: Shape, *, epoch: int, distance_min: float = 0.2
     ) -> None:
         self._state, self._neighbours, self._catalogue, self._shape = state, neighbours, catalogue, shape
@@ -110,9 +110,7 @@ class Refresher:
     def _notes(self, nodes: U64s, now_ms: int, generation: int) -> list[bytes]:
         """What each item is embedded from, taken before the embedding: what changes meanwhile is then seen as a change."""
         notes = []
-        for node, (neighbours, weights) in zip(
-            nodes.tolist(), self._neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms), strict=True
-        ):
+        for node, (neighbours, weights) in zip(nodes.tolist(), self._neighbours.read(CO_ENGAGED, nodes, as_of_ms=now_ms), strict=True):
             heaviest, weights = neighbours[:COMPARED_MAX], weights[:COMPARED_MAX]
             total = weights.sum()
             notes.append(_note(generation, self._offset(node), (heaviest, weights / total if total > 0 else weights)))

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from storage.neighbours import NEIGHBOURS_MAX
+
 REDUCER_VERSION: Final = 1
 DAY_MS: Final = 86_400_000
 ACTION_CODES_MAX: Final = 32
@@ -48,7 +50,7 @@ class Shape:
     history_max: int = 128
     seen_max: int = 2048
     neighbours_max: int = 128
-    edge_window: int = 5
+    edge_window: int = 10
     edge_half_life_ms: int = 90 * DAY_MS
     count_half_life_ms: int = 7 * DAY_MS
     actions: dict[str, Action] = field(default_factory=lambda: dict(ACTIONS))
@@ -58,7 +60,7 @@ class Shape:
             ("partitions", 1, 4096),
             ("history_max", 1, 256),
             ("seen_max", 1, 65_536),
-            ("neighbours_max", 2, 1024),
+            ("neighbours_max", 2, NEIGHBOURS_MAX),
             ("edge_window", 1, 16),
             ("edge_half_life_ms", 1000, 3650 * DAY_MS),
             ("count_half_life_ms", 1000, 3650 * DAY_MS),

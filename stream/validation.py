@@ -41,7 +41,7 @@ def _checks(events: pa.RecordBatch, append_ms: I64s, shape: Shape) -> Iterator[t
             yield length > ID_BYTES_MAX, f"{name} is longer than {ID_BYTES_MAX} bytes"
     action = events.column("action")
     known = _bools(pc.is_in(action, pa.array(list(shape.actions), pa.string())))
-    yield ~known, f"action is not one of {', '.join(shape.actions)}"
+    yield ~known, f"unknown action: it is none of {', '.join(shape.actions)}"
     search = _bools(pc.fill_null(pc.equal(action, "search"), False))
     yield ~search & _bools(events.column("item_id").is_null()), "item_id is missing"
     yield search & _bools(events.column("query").is_null()), "query is missing: a search needs one"

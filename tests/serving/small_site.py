@@ -147,6 +147,7 @@ class Site:
             append_events=self.append_events,
             append_entities=self.append_entities,
             engine=lambda: self.engine,
+            digest=lambda: {"digest": "0", "below": 0},
             status=lambda: {"lag_records": self.engine.lag_records, "tallies": self.ingest.tallies},
             ready=lambda: self.is_ready,
             metrics=self.metrics,

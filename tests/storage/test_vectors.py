@@ -10,12 +10,36 @@ import pytest
 from qdrant_client import QdrantClient
 
 from storage.arrays import F32s, U64s
-from storage.vectors import UPSERT_MAX, Collections, Vectors, revision
+from storage.vectors import UPSERT_MAX, Collections, Vectors, collection_of, revision
 from storage.vectors_edge import VectorFolder
 from storage.vectors_local import LocalVectors, VectorServer
+from storage.vectors_memory import MemoryVectors
 
 DIM = 8
 SERVER = os.environ.get("FRESHET_TEST_QDRANT_URL")
+
+
+class MemoryFolder:
+    """Collections of `MemoryVectors`, which live as long as this."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, MemoryVectors] = {}
+
+    def open(self, generation: int, dim: int) -> MemoryVectors:
+        vectors = self._open.setdefault(generation, MemoryVectors(dim, collection=collection_of(generation)))
+        if vectors.dim != dim:
+            raise ValueError(f"{vectors.collection} holds rows of {vectors.dim}, asked for {dim}: another dim is another generation")
+        return vectors
+
+    def generations(self) -> list[int]:
+        return sorted(self._open)
+
+    def drop(self, generation: int) -> None:
+        self._open.pop(generation, None)
+
+    def close(self) -> None:
+        for vectors in self._open.values():
+            vectors.close()
 
 
 def nodes(*values: int) -> U64s:
@@ -33,7 +57,7 @@ def row(*values: float) -> F32s:
     return np.array([[*values, *[0.0] * (DIM - len(values))]], dtype=np.float32)
 
 
-@pytest.fixture(params=["edge", "edge beyond exact_max", "local", "server"])
+@pytest.fixture(params=["edge", "edge beyond exact_max", "memory", "local", "server"])
 def collections(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Collections]:
     place: Collections
     client = None
@@ -44,6 +68,8 @@ def collections(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coll
         place = VectorServer(client)
         for generation in place.generations():
             place.drop(generation)
+    elif request.param == "memory":
+        place = MemoryFolder()
     elif request.param == "local":
         client = QdrantClient(":memory:")
         place = VectorServer(client)

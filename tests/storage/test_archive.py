@@ -1,0 +1,287 @@
+"""The archive: whole files or none, rows in the order of their appends, and damage that is named.
+
+A crash between two files of a roll is a writer that is gone, and some of the roll's files with it.
+"""
+
+import errno
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import storage.archive
+from storage.archive import Archive, ArchiveDamaged
+from storage.columns import ARCHIVE_SCHEMA
+from storage.files import DiskFull
+
+Row = tuple[int, int, int, int]
+"""Append number, partition, offset, index."""
+
+
+def batch(rows: list[Row], *, text_bytes: int = 0) -> pa.RecordBatch:
+    noise = random.Random(1)
+    return pa.RecordBatch.from_pylist(
+        [
+            {"number": number, "partition": partition, "offset": offset, "index": index, "append_ms": 5, "user_id": f"user {number}"}
+            | ({"extra": noise.randbytes(text_bytes // 2).hex()} if text_bytes else {})
+            for number, partition, offset, index in rows
+        ],
+        schema=ARCHIVE_SCHEMA,
+    )
+
+
+def made(partitions: list[int], *, pack: int = 1) -> list[Row]:
+    """Records appended to these partitions in turn, `pack` events each."""
+    ends = dict.fromkeys(partitions, 0)
+    rows = []
+    for number, partition in enumerate(partitions):
+        rows += [(number, partition, ends[partition], index) for index in range(pack)]
+        ends[partition] += 1
+    return rows
+
+
+def found(archive: Archive, *, below: int | None = None) -> list[Row]:
+    columns = ("number", "partition", "offset", "index")
+    return [row for table in archive.scan(below=below) for row in zip(*(table.column(name).to_pylist() for name in columns), strict=True)]
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Every write beyond `size` bytes fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_rows_come_back_in_the_order_of_their_appends_over_rolls_and_partitions(tmp_path: Path) -> None:
+    rows = made([0, 1, 0, 2, 1, 1, 0, 2, 0, 1], pack=3)
+    archive = Archive(tmp_path, roll_rows_max=7)
+    for begin in range(0, len(rows), 3):
+        archive.add(batch(rows[begin : begin + 3]))
+    archive.flush()
+    assert found(Archive(tmp_path, read_only=True)) == rows
+    assert len(archive.parts()) > 4
+    assert [archive.published(p) for p in range(4)] == [4, 4, 2, 0]
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Row], list[tuple[int, int]], int]:
+    """Rows, the crashes (before which append; a seed for which of the roll's files it took), and the roll's size."""
+    partitions = draw(st.lists(st.integers(0, 2), min_size=1, max_size=16))
+    crashes = draw(st.lists(st.tuples(st.integers(0, len(partitions)), st.integers(0, 99)), max_size=3))
+    return made(partitions, pack=draw(st.integers(1, 2))), sorted(crashes), draw(st.integers(1, 12))
+
+
+@given(life=lives(), below=st.integers(0, 17))
+@settings(max_examples=30)
+def test_overlaps_are_dropped_and_the_order_kept_whatever_files_a_crash_took(
+    life: tuple[list[Row], list[tuple[int, int]], int], below: int
+) -> None:
+    rows, crashes, roll = life
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Archive(Path(folder), roll_rows_max=roll)
+        for until, seed in [*crashes, (len(rows), -1)]:
+            again = min((row[0] for row in rows if row[2] >= archive.position(row[1])), default=0)
+            for number in range(again, until):
+                archive.add(batch([row for row in rows if row[0] == number]))
+            held = set(Path(folder).iterdir())
+            archive.flush()
+            if seed >= 0:
+                for path in sorted(set(Path(folder).iterdir()) - held):
+                    if random.Random(f"{seed} {path.name}").random() < 0.5:
+                        path.unlink()
+                archive = Archive(Path(folder), roll_rows_max=roll)
+        assert found(archive) == rows
+        assert found(archive, below=below) == [row for row in rows if row[0] < below]
+
+
+def test_a_row_archived_already_is_dropped_by_its_offset(tmp_path: Path) -> None:
+    rows = made([0, 1, 0, 1])
+    archive = Archive(tmp_path)
+    archive.add(batch(rows[:3]))
+    archive.add(batch(rows))
+    archive.flush()
+    again = Archive(tmp_path)
+    assert (again.position(0), again.position(1), again.position(7)) == (2, 2, 0)
+    again.add(batch(rows))
+    again.flush()
+    assert found(again) == rows
+
+
+def test_a_full_disk_loses_nothing_and_the_flush_can_be_tried_again(tmp_path: Path) -> None:
+    rows = made([0, 1, 1, 0])
+    archive = Archive(tmp_path)
+    archive.add(batch(rows[:1]))
+    archive.add(batch(rows[1:], text_bytes=60_000))
+    with files_end_at(30_000), pytest.raises(DiskFull, match="free some space and try again"):
+        archive.flush()
+    assert found(archive) == []
+    assert not list(tmp_path.iterdir()), "nothing half-written stays"
+    assert (archive.position(0), archive.published(0)) == (2, 0)
+    archive.add(batch([(4, 0, 2, 0)]))
+    archive.flush()
+    assert found(archive) == [*rows, (4, 0, 2, 0)]
+
+
+def test_after_a_full_disk_between_two_files_the_next_process_writes_the_rest(tmp_path: Path) -> None:
+    rows = made([0, 1, 0, 1, 0, 1])
+    archive = Archive(tmp_path)
+    small, large = [row for row in rows if row[1] == 0], [row for row in rows if row[1] == 1]
+    archive.add(pa.Table.from_batches([batch(small), batch(large, text_bytes=60_000)]).sort_by("number").to_batches()[0])
+    with files_end_at(30_000), pytest.raises(DiskFull):
+        archive.flush()
+    assert [part.partition for part in archive.parts()] == [0]
+    again = Archive(tmp_path)
+    again.add(batch(rows))
+    again.flush()
+    assert found(again) == rows
+
+
+def test_what_the_encoder_cannot_write_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    archive = Archive(tmp_path, roll_rows_max=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.archive.pq, "write_table", full)
+        with pytest.raises(OSError, match="no space left"):
+            archive.add(batch(made([0, 0])))
+        with pytest.raises(OSError, match="no space left"):
+            archive.flush()
+    archive.flush()
+    assert found(archive) == made([0, 0])
+
+
+def test_a_roll_is_bounded_in_rows_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path, roll_rows_max=3)
+    archive.add(batch(made([0, 0])))
+    assert not archive.parts()
+    archive.add(batch([(2, 0, 2, 0)]))
+    assert len(archive.parts()) == 1
+    monkeypatch.setattr(storage.archive, "ROLL_BYTES_MAX", 100_000)
+    archive.add(batch([(3, 0, 3, 0)], text_bytes=100_000))
+    assert len(archive.parts()) == 2
+
+
+def test_a_half_written_file_is_never_seen_and_is_swept_by_the_next_writer(tmp_path: Path) -> None:
+    rows = made([0, 0, 0])
+    archive = Archive(tmp_path)
+    archive.add(batch(rows))
+    archive.flush()
+    (whole,) = tmp_path.iterdir()
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    torn = tmp_path / f".events-i0-p0-o000000000003-000000000009-n000000000003-x{0:016x}.parquet.{int(gone.stdout)}.0.aside"
+    torn.write_bytes(whole.read_bytes()[:100])
+    assert found(Archive(tmp_path, read_only=True)) == rows
+    assert torn.exists(), "a reader changes nothing"
+    assert Archive(tmp_path).position(0) == 3
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def archived_bytes(folder: Path) -> tuple[Path, bytes]:
+    archive = Archive(folder)
+    archive.add(batch(made([0] * 40)))
+    archive.flush()
+    (part,) = archive.parts()
+    return part.path, part.path.read_bytes()
+
+
+def assert_damaged(path: Path) -> None:
+    with pytest.raises(ArchiveDamaged) as raised:
+        found(Archive(path.parent, read_only=True))
+    assert str(path) in str(raised.value)
+    assert "restore it from a copy, or move it away and accept the loss on record" in str(raised.value)
+
+
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_noticed_and_the_file_named(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, body = archived_bytes(Path(folder))
+        flipped = bytearray(body)
+        flipped[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(flipped)
+        assert_damaged(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4, 100, -8, -1])
+def test_a_truncated_file_is_named_with_the_way_out(kept: int, tmp_path: Path) -> None:
+    path, body = archived_bytes(tmp_path)
+    path.write_bytes(body[:kept])
+    assert_damaged(path)
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    path, _ = archived_bytes(tmp_path)
+    path.unlink()
+    path.mkdir()
+    assert_damaged(path)
+
+
+def test_a_file_of_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = archived_bytes(tmp_path)
+    monkeypatch.setattr(storage.archive, "ARCHIVE_SCHEMA", pa.schema([*ARCHIVE_SCHEMA, pa.field("mood", pa.string())]))
+    with pytest.raises(ArchiveDamaged, match=r"other columns .* another version of freshet") as raised:
+        found(Archive(tmp_path))
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["events-i0.parquet", "events-i0-p0-o1-2.parquet", "events-import.parquet", "events-i0-p0-o0-1-n0.parquet"])
+def test_a_foreign_file_that_looks_like_ours_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ArchiveDamaged, match="is not named like an archive file; move it elsewhere") as raised:
+        Archive(tmp_path)
+    assert name in str(raised.value)
+
+
+def test_files_of_other_things_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "edges-i0.parquet").write_text("another topic's")
+    archive = Archive(tmp_path)
+    archive.add(batch(made([0])))
+    archive.flush()
+    assert found(archive) == made([0])
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_incarnations_come_one_after_the_other(tmp_path: Path) -> None:
+    for incarnation, partitions in ((0, [0, 1, 0]), (1, [1, 0])):
+        archive = Archive(tmp_path, incarnation=incarnation)
+        assert archive.position(0) == 0, "offsets of the old topic say nothing of the new one"
+        archive.add(batch(made(partitions)))
+        archive.flush()
+    assert found(archive) == made([0, 1, 0]) + made([1, 0])
+
+
+def test_topics_lie_apart_in_one_folder(tmp_path: Path) -> None:
+    for topic in ("events", "edges"):
+        archive = Archive(tmp_path, topic=topic)
+        archive.add(batch(made([0])))
+        archive.flush()
+    assert found(Archive(tmp_path, topic="edges")) == made([0])
+
+
+def test_a_reader_makes_no_folder_and_finds_nothing(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "nowhere", read_only=True)
+    assert found(archive) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_empty_batch_and_an_empty_flush_write_nothing(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    archive.add(batch([]))
+    archive.flush()
+    assert found(archive) == []
+    assert not list(tmp_path.iterdir())
