@@ -24,6 +24,8 @@ from freshet.settings import Settings
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recommender that learns while it serves."
 )
+gap = typer.Typer(no_args_is_help=True, help="When the log no longer holds what comes next.")
+app.add_typer(gap, name="gap")
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -137,6 +139,19 @@ def rebuild(data: Data = None) -> None:
     with _bar(None) as bar:
         events = rebuild_folder(_settings(data=data), bar)
     out.print(f"rebuilt from {events:,} events", highlight=False)
+
+
+@gap.command()
+def accept(data: Data = None) -> None:
+    """Accept, on record, that events are lost: every partition goes on where the log goes on. No server may run on the folder."""
+    from freshet.verifying import accept_gap
+
+    losses = accept_gap(_settings(data=data))
+    for loss in losses:
+        lost = f"offsets {loss.first}..{loss.end - 1}" if loss.first < loss.end else f"everything of another log before offset {loss.end}"
+        out.print(f"partition {loss.partition}: {lost} given up, written down in losses.jsonl", highlight=False)
+    if not losses:
+        out.print("there is no gap", highlight=False)
 
 
 @app.command()

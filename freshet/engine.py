@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +113,7 @@ class Engine:
                 total.dead_letters[kind] = total.dead_letters.get(kind, 0) + count
             total.accepted += tally.accepted
             total.duplicates += tally.duplicates
+            total.newest_ms = max(total.newest_ms, tally.newest_ms)
         return total
 
     def partition_lags(self) -> list[dict[str, int]]:
@@ -203,7 +204,7 @@ class Engine:
         self.view.load()
         if rebuilt:
             self._drain_entities()
-        self.view.progress.advance(number=self._number - 1, ts_ms=0, now_ms=0)
+        self.view.progress.advance(number=self._number - 1, ts_ms=self.tallies.newest_ms, now_ms=0)
         check_archive(self.archive, self.log, self.shape.partitions)
         self._archived = min(self.log.number_of(EVENTS, p, self.archive.position(p)) for p in range(self.shape.partitions))
         self._catch_up_archive()
@@ -248,6 +249,16 @@ def _telling(source: Iterator[Decoded], told: Callable[[int], None]) -> Iterator
     for decoded in source:
         told(decoded.events.num_rows)
         yield decoded
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a data folder that no engine may open meanwhile. Raises `FolderBusy`."""
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(folder: Path) -> int:

@@ -5,16 +5,23 @@ found = verify_folder(settings, url=None, advance=lambda n: None); assert found.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from freshet.engine import Engine, FolderBusy
+import msgspec
+
+from freshet.engine import Engine, FolderBusy, locked_folder
 from freshet.settings import Settings
 from storage.archive import Archive
+from storage.files import append_line
 from storage.log_lmdb import LmdbLog
+from storage.state_lmdb import LmdbState, boot_id
+from stream.ingest import EVENTS
 from stream.replay import digests, history, replay
 from stream.shape import Shape
 from stream.wire import Decoded
 
 Advance = Callable[[int], None]
+LOSSES_FILE: Final = "losses.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,37 @@ def rebuild_folder(settings: Settings, advance: Advance) -> int:
 
     with Engine(settings, rebuild=counted):
         return count
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Offsets [first, end) of a partition that were given up, and the topic id the state now follows."""
+
+    partition: int
+    first: int
+    end: int
+    topic_id: str
+
+
+def accept_gap(settings: Settings) -> list[Loss]:
+    """Let every partition go on where the log goes on, and write down what is lost (`losses.jsonl`). Raises `FolderBusy`."""
+    with locked_folder(settings.data):
+        log = LmdbLog(settings.data / "log", partitions=settings.partitions, log_bytes_max=settings.log_bytes_max)
+        state = LmdbState(settings.data / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
+        try:
+            topic, marks = log.topic(EVENTS), state.watermarks(EVENTS)
+            losses = []
+            for partition, mark in sorted(marks.items()):
+                first, end = log.first_offset(EVENTS, partition), log.end_offset(EVENTS, partition)
+                if state.topic_id(EVENTS, partition) == topic.id and first <= mark <= end:
+                    continue
+                state.accept(EVENTS, partition, topic.id, first)
+                losses.append(Loss(partition, mark, first, topic.id))
+                append_line(settings.data / LOSSES_FILE, msgspec.json.encode(losses[-1]))
+            return losses
+        finally:
+            state.close()
+            log.close()
 
 
 def _replayed(settings: Settings, below: int, advance: Advance) -> str:

@@ -74,10 +74,10 @@ class Walk:
     """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are)."""
 
     def __init__(self, shape: Shape, contents: dict[int, Content]) -> None:
-        state = MemoryState()
-        names = Names(state)
-        self.shape, self.view = shape, View(state, shape, names)
-        self._ingest = Ingest(state, _NoLog(shape.partitions), shape, names=names, replaying=True)
+        self.state = MemoryState()
+        names = Names(self.state)
+        self.shape, self.view = shape, View(self.state, shape, names)
+        self._ingest = Ingest(self.state, _NoLog(shape.partitions), shape, names=names, replaying=True)
         self._ingest.claim()
         self.view.put(contents)
         self._lookup = self.view.lookup(lambda: None)

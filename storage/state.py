@@ -85,6 +85,9 @@ class State(Protocol):
     def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
         """Accept, on record, that the stream goes on at `watermark` of `topic_id`; a new id gets the next incarnation. Raises the epoch."""
 
+    def topic_id(self, stream: str, partition: int) -> str:
+        """The topic id the partition follows; "" before the first claim."""
+
     def watermarks(self, stream: str) -> dict[int, int]:
         """Next offset to apply, by partition."""
 

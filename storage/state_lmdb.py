@@ -72,6 +72,11 @@ class LmdbState:
             held.topic_id, held.watermark = topic_id, watermark
             txn.put(_key(stream, partition), msgspec.json.encode(held), db=self._meta)
 
+    def topic_id(self, stream: str, partition: int) -> str:
+        """The topic id the partition follows; "" before the first claim."""
+        with self._env.begin() as txn:
+            return self._held(txn, stream, partition).topic_id
+
     def watermarks(self, stream: str) -> dict[int, int]:
         """Next offset to apply, by partition."""
         found = {}

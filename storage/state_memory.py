@@ -32,6 +32,10 @@ class MemoryState:
         epoch, _, stored, incarnation = self._streams.get((stream, partition), (0, 0, "", 0))
         self._streams[stream, partition] = (epoch + 1, watermark, topic_id, incarnation + (stored not in ("", topic_id)))
 
+    def topic_id(self, stream: str, partition: int) -> str:
+        """The topic id the partition follows; "" before the first claim."""
+        return self._streams.get((stream, partition), (0, 0, "", 0))[2]
+
     def watermarks(self, stream: str) -> dict[int, int]:
         """Next offset to apply, by partition."""
         return {partition: held[1] for (name, partition), held in self._streams.items() if name == stream}

@@ -43,6 +43,7 @@ class Tally(msgspec.Struct):
     accepted: int = 0
     duplicates: int = 0
     dead_letters: dict[str, int] = {}
+    newest_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,11 @@ class Ingest:
             for letter in letters:
                 if letter.partition == partition:
                     dead[letter.kind] = dead.get(letter.kind, 0) + 1
-            tallies[partition] = Tally(old.accepted + int(here.sum()), old.duplicates + int((~applied[here]).sum()), dead)
+            newest_ms = int((hashed.columns.stamps[here] >> np.uint64(16)).max(initial=0))
+            tallies[partition] = Tally(
+                accepted=old.accepted + int(here.sum()), duplicates=old.duplicates + int((~applied[here]).sum()),
+                dead_letters=dead, newest_ms=max(old.newest_ms, newest_ms),
+            )  # fmt: skip
         return tallies
 
     def _applied(self, decoded: Decoded, letters: list[DeadLetter], batch: _Batch) -> Applied:
