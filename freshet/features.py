@@ -44,9 +44,12 @@ class ItemFacts:
         """Each item's heaviest neighbours that the catalogue knows."""
         lists = self._neighbours.read(CO_ENGAGED, ids, as_of_ms=now_ms)
         flat = np.concatenate([nodes for nodes, _ in lists] or [ids[:0]])
-        known = np.split(self._catalogue.rows(flat) >= 0, np.cumsum([len(nodes) for nodes, _ in lists])[:-1])
-        most = self._neighbours_max
-        return [(nodes[kept][:most], weights[kept][:most]) for (nodes, weights), kept in zip(lists, known, strict=True)]
+        known, begin, kept = self._catalogue.rows(flat) >= 0, 0, []
+        for nodes, weights in lists:
+            rows = np.flatnonzero(known[begin : begin + len(nodes)])[: self._neighbours_max]
+            kept.append((nodes[rows], weights[rows]))
+            begin += len(nodes)
+        return kept
 
     def _texts(self, ids: U64s) -> Ragged:
         parts = []

@@ -130,14 +130,14 @@ def main() -> None:
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
     os.nice(_NICENESS)
     torch.set_num_threads(1)
-    run(job)
+    run(job, stored_contents(job))
 
 
-def run(job: Job) -> Report:
+def run(job: Job, contents: dict[int, Content]) -> Report:
     """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
     began, out = time.monotonic(), Path(job.out)
     cut = cut_archive(job)
-    past = Past(Walk(Shape(partitions=job.partitions), _contents(job)))
+    past = Past(Walk(Shape(partitions=job.partitions), contents))
     for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
         past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
     columns = past.columns()
@@ -224,7 +224,8 @@ def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, s
     return decide(evidence, GateConfig(), generator=np.random.default_rng(seed))
 
 
-def _contents(job: Job) -> dict[int, Content]:
+def stored_contents(job: Job) -> dict[int, Content]:
+    """What is known of the items, read beside the process that holds the folder."""
     state = LmdbState(Path(job.data) / "state", boot_id=boot_id(), read_only=True)
     try:
         return {node: decode_content(blob) for p in range(job.partitions) for node, blob in state.scan(NODES, p)}

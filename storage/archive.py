@@ -139,7 +139,15 @@ class Archive:
             if match is None:
                 raise ArchiveDamaged(f"{path} is not named like an archive file; move it elsewhere")
             found.append(
-                Part(*(int(match[field]) for field in ("inc", "number", "partition", "first", "end")), checksum=match["sum"], path=path)
+                Part(
+                    int(match["inc"]),
+                    int(match["number"]),
+                    int(match["partition"]),
+                    first=int(match["first"]),
+                    end=int(match["end"]),
+                    checksum=match["sum"],
+                    path=path,
+                )
             )
         return sorted(found)
 

@@ -44,11 +44,11 @@ def neighbours_of(features: ItemFeatures, row: int) -> list[int]:
 
 
 def texts(features: ItemFeatures, row: int) -> list[int]:
-    return features.text.values[features.text.offsets[row] : features.text.offsets[row + 1]].tolist()
+    return list(features.text.values[features.text.offsets[row] : features.text.offsets[row + 1]].tolist())
 
 
 def hashed(content: Content) -> list[int]:
-    return tokens([f"{content.title} {content.text}"], [content.attributes]).values.tolist()
+    return list(tokens([f"{content.title} {content.text}"], [content.attributes]).values.tolist())
 
 
 def test_neighbours_come_heaviest_first_with_their_weights() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -74,7 +75,7 @@ def test_rows_through_files_cut_anywhere_are_what_was_decoded(records: list[Reco
     with tempfile.TemporaryDirectory() as folder:
         archive = Archive(Path(folder))
         ends = {p: min((r.offset for r in records if r.partition == p), default=0) for p in range(3)}
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             archive.add(archive_rows(decode(records[begin:end])))
             archive.flush()
         tables = list(Archive(Path(folder), read_only=True).scan())
@@ -82,7 +83,9 @@ def test_rows_through_files_cut_anywhere_are_what_was_decoded(records: list[Reco
             assert told(from_archive(pa.concat_tables(tables))) == told(decode(records))
         for record in records:
             ends[record.partition] = record.offset + 1
-        assert {p: archive.published(p) for p in range(3)} == {p: e if any(r.partition == p for r in records) else 0 for p, e in ends.items()}
+        assert {p: archive.published(p) for p in range(3)} == {
+            p: e if any(r.partition == p for r in records) else 0 for p, e in ends.items()
+        }
 
 
 @pytest.mark.parametrize("body", [encode_pack([]), b"ARROW1 no more"])

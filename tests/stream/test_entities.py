@@ -93,7 +93,8 @@ def test_the_highest_time_then_offset_wins_in_any_order_of_arrival(times: list[t
     rng, state = random.Random(seed), MemoryState()
     entities = claimed(StillLog(), state)
     messages = [
-        Record(n, 0, 0, NOW_MS, JSON, msgspec.json.encode(item(f"title {n}", ts, name, deleted=n % 3 == 0))) for n, (name, ts) in enumerate(times)
+        Record(n, 0, 0, NOW_MS, JSON, msgspec.json.encode(item(f"title {n}", ts, name, deleted=n % 3 == 0)))
+        for n, (name, ts) in enumerate(times)
     ]
     rng.shuffle(messages)
     arrived = [message._replace(offset=n) for n, message in enumerate(messages)]
@@ -131,7 +132,9 @@ def test_the_same_message_again_changes_nothing_and_marks_nothing(log: LmdbLog) 
     state.commit([], [Write(DIRTY, p, np.array(sorted(dirty(state)), np.uint64), [None]) for p in range(3)])
     assert applied(log, state, item("older", 4)) == Changed({}, [])
     assert not dirty(state)
-    assert [content.title for content in applied(log, state, item("resent", 5)).contents.values()] == ["resent"], "a later append wins a tie"
+    assert [content.title for content in applied(log, state, item("resent", 5)).contents.values()] == ["resent"], (
+        "a later append wins a tie"
+    )
 
 
 def test_a_deletion_stays_and_nothing_older_revives_it(log: LmdbLog) -> None:
@@ -154,7 +157,16 @@ def test_a_missing_time_is_the_time_of_the_append(log: LmdbLog) -> None:
 
 
 BAD = {
-    "unreadable entity": (b"", b"{", b"null", b"[]", b"\xff", b'{"kind":"item"}', b'{"kind":"item","id":5}', b'{"kind":"item","id":"x","ts_ms":1.5}'),
+    "unreadable entity": (
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff",
+        b'{"kind":"item"}',
+        b'{"kind":"item","id":5}',
+        b'{"kind":"item","id":"x","ts_ms":1.5}',
+    ),
     "kind is not item, collection or query": (b'{"kind":"user","id":"u"}', b'{"kind":"","id":"x"}'),
     "id is empty or longer than 256 bytes": (Entity(kind="item", id=""), Entity(kind="item", id="é" * 129)),
     "title and text are longer than 16384": (item("t" * 16_384, text="x"),),
@@ -166,7 +178,9 @@ BAD = {
 TOO_DEEP = b'{"kind":"item","id":"x","attributes":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
 
 
-@pytest.mark.parametrize(("kind", "body"), [(kind, body) for kind, bodies in BAD.items() for body in bodies] + [("unreadable entity", TOO_DEEP)])
+@pytest.mark.parametrize(
+    ("kind", "body"), [(kind, body) for kind, bodies in BAD.items() for body in bodies] + [("unreadable entity", TOO_DEEP)]
+)
 def test_a_bad_entity_costs_one_dead_letter_and_the_rest_goes_on(kind: str, body: Entity | bytes, log: LmdbLog) -> None:
     state = MemoryState()
     changed = applied(log, state, item("first", name="a"), body, item("last", name="b"))
@@ -179,7 +193,9 @@ def test_a_bad_entity_costs_one_dead_letter_and_the_rest_goes_on(kind: str, body
     assert state.watermarks(ENTITIES) == {0: 3, 1: 0, 2: 0}
 
 
-@pytest.mark.parametrize("entity", [item("t" * 16_384), item("t", image=b"\0" * 262_144), item("é", name="é" * 128), item("t", collections=["c"] * 256)])
+@pytest.mark.parametrize(
+    "entity", [item("t" * 16_384), item("t", image=b"\0" * 262_144), item("é", name="é" * 128), item("t", collections=["c"] * 256)]
+)
 def test_what_is_just_within_the_bounds_is_taken(entity: Entity, log: LmdbLog) -> None:
     assert len(msgspec.json.encode(entity)) <= VALUE_BYTES_MAX
     changed = applied(log, MemoryState(), entity)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -182,7 +183,7 @@ def test_a_linger_beyond_what_a_pack_holds_is_refused(linger: int) -> None:
         Producer(Sink(), linger_events=linger)
 
 
-POISON = {
+POISON: dict[str, dict[str, Any]] = {
     "huge": {"query": "x" * (VALUE_BYTES_MAX + 1)},
     "a time beyond 64 bits": {"ts_ms": 2**80},
     "a time beyond the bound": {"ts_ms": 2**62},
@@ -225,7 +226,10 @@ def test_raw_bodies_are_cut_and_never_empty() -> None:
 
 def test_a_single_event_is_plain_json_for_anybody_to_read() -> None:
     (entry,) = sent([event(1)]).entries
-    assert (entry.form, json.loads(entry.value)) == (JSON, {"user_id": "u", "action": "view", "ts_ms": 1000, "item_id": "i", "event_id": "e1"})
+    assert (entry.form, json.loads(entry.value)) == (
+        JSON,
+        {"user_id": "u", "action": "view", "ts_ms": 1000, "item_id": "i", "event_id": "e1"},
+    )
 
 
 def test_events_sent_twice_have_effect_once(tmp_path: Path) -> None:

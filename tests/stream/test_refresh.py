@@ -321,8 +321,8 @@ def test_the_highest_id_there_is_does_not_stop_the_turn() -> None:
 def test_of_a_long_list_only_the_heaviest_are_compared() -> None:
     shop = Shop()
     shop.put(1)
-    shop.connect(1, {node: 100 for node in range(100, 164)})
+    shop.connect(1, dict.fromkeys(range(100, 164), 100.0))
     shop.step()
-    shop.connect(1, {node: 100 for node in range(100, 164)} | {node: 1 for node in range(200, 264)})
+    shop.connect(1, dict.fromkeys(range(100, 164), 100.0) | dict.fromkeys(range(200, 264), 1.0))
     shop.mark(1)
     assert shop.step() == Refreshed(1, 0)

@@ -63,9 +63,7 @@ def replayed(archive: Archive, log: LmdbLog, shape: Shape, *, records_max: int =
 
 
 @pytest.mark.parametrize("records_max", [1, 7, 4096])
-def test_replay_equals_live_at_any_batch_size(
-    records_max: int, log: LmdbLog, live: MemoryState, shape: Shape, tmp_path: Path
-) -> None:
+def test_replay_equals_live_at_any_batch_size(records_max: int, log: LmdbLog, live: MemoryState, shape: Shape, tmp_path: Path) -> None:
     wanted = digests(live, shape.partitions)
     for below in (0, 100, 1000):
         archive = archived(log, tmp_path / f"archive {below}", below=below)

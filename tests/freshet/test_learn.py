@@ -1,0 +1,58 @@
+"""One training, from archive to decision, on a small world."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from encoders.blend import Blend
+from encoders.model import Model
+from freshet.learn import Job, Report, cut_archive, run
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
+from serving.sources import SOURCES
+from tests.freshet.sites import promote, site, train
+
+
+def test_a_training_leaves_a_whole_candidate_and_the_gates_words(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        report = train(service, tmp_path / "out")
+    assert msgspec.json.decode((tmp_path / "out" / REPORT_FILE).read_bytes(), type=Report) == report
+    assert report.reason.split(":")[0] in {"better", "worse"} or report.reason.startswith("not shown")
+    assert {"gain", "gain_low", "gain_high", "candidate", "live", "weight_neural"} <= set(report.numbers)
+    assert 0 < report.as_of_number
+    model = Model.from_bytes((tmp_path / "out" / MODEL_FILE).read_bytes())
+    assert model.config.dim == 64
+    assert Blend.from_json((tmp_path / "out" / BLEND_FILE).read_text()).sources == SOURCES
+    assert Blend.from_json((tmp_path / "out" / COUNTING_FILE).read_text()).sources == SOURCES[1:]
+
+
+def test_a_head_moves_no_item_vector(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        train(service, tmp_path / "trunk")
+        loaded = promote(service, tmp_path / "trunk", "g1-1")
+        train(service, tmp_path / "head", kind="head")
+        tuned = Model.from_bytes((tmp_path / "head" / MODEL_FILE).read_bytes())
+        assert tuned.trunk_digest() == loaded.model.trunk_digest()
+        assert any(not np.array_equal(a.detach(), b.detach()) for a, b in zip(tuned.head.parameters(), loaded.model.head.parameters(), strict=True))
+
+
+def test_the_windows_follow_the_training_events_and_do_not_overlap(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        job = _job(tmp_path, below=service.engine.applied_number)
+        cut = cut_archive(job)
+    numbers = [table.column("number").to_numpy() for table in (cut.training, cut.blend, cut.gate)]
+    assert max(numbers[0]) < min(numbers[1])
+    assert max(numbers[1]) < min(numbers[2])
+    assert cut.learned_to == max(numbers[0])
+
+
+def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        assert service.engine.applied_number > 1
+        with pytest.raises(ValueError, match="at least 300 are needed"):
+            run(_job(tmp_path, below=1), {})
+
+
+def _job(tmp_path: Path, *, below: int) -> Job:
+    return Job(data=str(tmp_path / "data"), out=str(tmp_path), kind="trunk", below=below, parent=None, partitions=1, blend_events=200, gate_events=200)
