@@ -26,6 +26,7 @@ class ModelConfig:
     dropout: float = 0.2
     id_dropout: float = 0.1
     neighbour_dropout: float = 0.5
+    cold_dropout: float = 0.15  # items that show their content alone, as one that was just born does
 
     def __post_init__(self) -> None:
         counts = (self.dim, self.item_heads, self.user_layers, self.user_heads, self.history_len, self.neighbours_max, self.head_hidden)
@@ -34,7 +35,7 @@ class ModelConfig:
         for heads in (self.item_heads, self.user_heads):
             if self.dim % heads:
                 raise ValueError(f"dim must be a multiple of the heads: {self.dim} of {heads}")
-        for name in ("dropout", "id_dropout", "neighbour_dropout"):
+        for name in ("dropout", "id_dropout", "neighbour_dropout", "cold_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not 0 < self.temperature <= TEMPERATURE_MAX:

@@ -55,7 +55,7 @@ class UnifiedEncoder(nn.Module):
     def __init__(self, config: ModelConfig, *, rows: int) -> None:
         super().__init__()
         dim = config.dim
-        self.id_dropout, self.neighbour_dropout = config.id_dropout, config.neighbour_dropout
+        self.id_dropout, self.neighbour_dropout, self.cold_dropout = config.id_dropout, config.neighbour_dropout, config.cold_dropout
         self.neighbours_max, self.image_dim = config.neighbours_max, config.image_dim
         self.ids = nn.Embedding(rows, dim, padding_idx=0)
         self.words = nn.EmbeddingBag(TEXT_ROWS, dim, mode="mean")
@@ -76,12 +76,19 @@ class UnifiedEncoder(nn.Module):
 
     def forward(self, items: ItemTensors) -> Float[Tensor, "I D"]:
         """Unit rows, one per item, neighbours included as items in their own right."""
-        ids = self.ids(self._some_hidden(items.id_rows))
+        warm = self._warm(items)
+        ids = self.ids(self._some_hidden(items.id_rows) * warm)
         text = self.norm_text(self.words(items.text, items.offsets))  # (I, D)
-        own = [ids, self.text(text), self._image(items, like=ids), self.degree(items.log_degree[:, None])]
-        around = self._neighbours(torch.cat([ids, text], dim=1), items)  # (I, N, D)
+        own = [ids, self.text(text), self._image(items, like=ids), self.degree((items.log_degree * warm)[:, None])]
+        around = self._neighbours(torch.cat([ids, text], dim=1), items, warm)  # (I, N, D)
         tokens = torch.cat([self.dropout(torch.stack(own, dim=1)), around], dim=1) + self.kinds[1:]  # (I, F + N, D)
         return functional.normalize(self.out(self.layer(self.kinds[0], tokens)) + ids + own[1], dim=-1)
+
+    def _warm(self, items: ItemTensors) -> Tensor:
+        """(I,) 0 for items that show their content alone this time: a model that never saw such a one would push every newborn away."""
+        if not self.training or self.cold_dropout == 0:
+            return torch.ones_like(items.id_rows)
+        return (torch.rand(items.id_rows.shape) >= self.cold_dropout).long()
 
     def _some_hidden(self, id_rows: Tensor) -> Tensor:
         if not self.training or self.id_dropout == 0:
@@ -94,10 +101,11 @@ class UnifiedEncoder(nn.Module):
         out: Tensor = self.image(items.image)
         return out
 
-    def _neighbours(self, features: Tensor, items: ItemTensors) -> Tensor:
+    def _neighbours(self, features: Tensor, items: ItemTensors, warm: Tensor) -> Tensor:
         """Each neighbour by its own features and its share of the weight; a missing one is all zeros before the perceptron."""
         places = (0, self.neighbours_max - items.neighbours.shape[1])  # fewer are filled up, more are cut
         rows, share = functional.pad(items.neighbours, places), functional.pad(items.log_share, places)
+        rows = rows * warm[: len(rows), None]
         if self.training and self.neighbour_dropout:
             rows = rows * (torch.rand(rows.shape) >= self.neighbour_dropout)
         each = self.dropout(self.neighbour(torch.cat([torch.zeros_like(features[:1]), features])))  # once an item, not once a place

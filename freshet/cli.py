@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except _mendable() as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        err.print(f"error: {_told(error)}", style="red", markup=False, highlight=False)
         sys.exit(1)
 
 
@@ -222,6 +222,13 @@ def _mendable() -> tuple[type[Exception], ...]:
         FolderBusy, Unreachable, UnknownLayout, BrokenFile, DataUnavailable, ArchiveDamaged, LogFull, Damaged, Gap, ShapeChanged,
         VectorsDamaged, VectorsLocked, CheckpointError, OSError, ValidationError, msgspec.DecodeError,
     )  # fmt: skip
+
+
+def _told(error: Exception) -> str:
+    """The error's own words; of refused settings each with what is wrong about it, on one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(": ".join([*map(str, wrong["loc"]), wrong["msg"].removeprefix("Value error, ")]) for wrong in error.errors())
 
 
 @contextmanager

@@ -44,10 +44,11 @@ class FolderBusy(RuntimeError):
 
 @dataclass(frozen=True)
 class Pumped:
-    """What one round of the loop did."""
+    """What one round of the loop did; `items` have new content."""
 
     events: int = 0
     entities: int = 0
+    items: tuple[int, ...] = ()
     applied: tuple[Applied, ...] = ()
 
 
@@ -136,16 +137,16 @@ class Engine:
 
     def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """One round: 1. entities, 2. at most `records_max` records of events (each a commit), 3. the archive takes what was applied."""
-        entities = self._pump_entities(now_ms)
+        entities, items = self._pump_entities(now_ms)
         bound = records_max or self.settings.batch_records_max
         records = self.log.read_ordered(EVENTS, self._number, records_max=bound, bytes_max=BATCH_BYTES_MAX)
         if not records:
-            return Pumped(entities=entities)
+            return Pumped(entities=entities, items=items)
         applied = self._events.apply(records, now_ms=now_ms)
         self._number = records[-1].number + 1
         self.view.take(applied, now_ms=now_ms)
         self._archive(applied)
-        return Pumped(applied.events, entities, (applied,))
+        return Pumped(applied.events, entities, items, (applied,))
 
     def flush_archive(self) -> None:
         """Publish everything applied so far."""
@@ -182,14 +183,14 @@ class Engine:
         except ValueError:
             return 0
 
-    def _pump_entities(self, now_ms: int) -> int:
+    def _pump_entities(self, now_ms: int) -> tuple[int, tuple[int, ...]]:
         records = self.log.read_ordered(ENTITIES, self._entity_number, records_max=self.settings.batch_records_max)
         if not records:
-            return 0
+            return 0, ()
         changed = self._entities.apply(records, now_ms=now_ms)
         self._entity_number = records[-1].number + 1
         self.view.put(changed.contents)
-        return len(records)
+        return len(records), tuple(node for node, content in changed.contents.items() if content.kind == "item")
 
     def _open(self, rebuild: Callable[[int], None] | None) -> None:
         """Claim, rebuild what was asked for or a power cut took, and find where to go on."""

@@ -40,8 +40,7 @@ from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import from_archive
 from stream.ingest import Applied
 from stream.shape import Shape
-from trainers.blend import Case, fit_blend
-from trainers.blend_search import sharpen
+from trainers.blend import Case, sharpen
 from trainers.config import TrainConfig
 from trainers.gate import Decision, Evidence, GateConfig, decide
 from trainers.graph import placed
@@ -53,6 +52,9 @@ from trainers.samples import EventColumns
 TRUNK: Final = "trunk"
 HEAD: Final = "head"
 ROWS_AT_ONCE: Final = 8192
+FIRST_GAIN_MIN: Final = -0.005
+"""With nothing live a candidate need only be shown not to be worse than the counts by more than this (of about .25): it brings what
+counts cannot, vectors for items that nobody has touched."""
 EVENTS_MIN: Final = 300
 """Fewer events than this teach nothing worth asking about."""
 _NICENESS: Final = 10
@@ -71,7 +73,7 @@ class Job(msgspec.Struct):
     seconds_max: float = 60.0
     steps_max: int = 450
     new_events: int = 5000
-    blend_events: int = 2000
+    blend_events: int = 2500
     gate_events: int = 1500
 
 
@@ -151,8 +153,10 @@ def run(job: Job, contents: dict[int, Content]) -> Report:
         if job.kind == HEAD and parent and rival.model
         else train_trunk(job, columns, features, rival.model)
     )
-    candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features))
-    decision = judge(list(answers(past.walk, cut.gate, [candidate, rival])), candidate, rival, seed=job.seed)
+    counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
+    candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features), counting)
+    gate = GateConfig() if parent else GateConfig(gain_min=FIRST_GAIN_MIN)
+    decision = judge(list(answers(past.walk, cut.gate, [candidate, rival])), candidate, rival, gate=gate, seed=job.seed)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
     report = Report(
         decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
@@ -201,16 +205,15 @@ def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Mo
     )
 
 
-def fit_blends(walk: Walk, window: pa.Table, candidate: Contender) -> tuple[Contender, Blend]:
-    """The candidate under weights fitted on the window, and the same blend fitted without the neural source."""
+def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Blend) -> tuple[Contender, Blend]:
+    """The candidate under weights fitted on the window, and `counting` (no neural source) fitted alike; each from where it stands."""
     answered = [one for one in answers(walk, window, [candidate]) if one.target >= 0]
     every = [Case(one.features[candidate.name], one.target) for one in answered]
     counted = [Case(case.features[:, 1:], case.target) for case in every]
-    blend = sharpen(every, fit_blend(every, COUNTING))
-    return candidate.with_blend(blend), sharpen(counted, fit_blend(counted, Blend(SOURCES[1:], COUNTING.weights[1:])))
+    return candidate.with_blend(sharpen(every, candidate.blend)), sharpen(counted, counting)
 
 
-def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, seed: int) -> Decision:
+def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, gate: GateConfig, seed: int) -> Decision:
     """The gate's decision on discounted gains, which is also what the blend was searched for.
 
     The candidate was built for the collection it would get, so generations agree.
@@ -221,7 +224,7 @@ def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, s
         candidate=discounted_gain(ranks[candidate.name]), live=discounted_gain(ranks[rival.name]),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
     )  # fmt: skip
-    return decide(evidence, GateConfig(), generator=np.random.default_rng(seed))
+    return decide(evidence, gate, generator=np.random.default_rng(seed))
 
 
 def stored_contents(job: Job) -> dict[int, Content]:

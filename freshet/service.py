@@ -9,6 +9,8 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from encoders.blend import Blend
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
@@ -68,8 +70,10 @@ class Service:
         return [self._target(loaded) for _, loaded in sorted(generations.items(), reverse=True)]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
-        """One round: 1. the engine applies what is pending, 2. dirty items are refreshed, at most each 100 ms."""
+        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 100 ms."""
         pumped = self.engine.pump(now_ms=now_ms, records_max=records_max)
+        if pumped.items and self._current is not None:
+            self.refresher.step_on(self.targets, np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64), now_ms=now_ms)
         if now_ms - self._refreshed_ms >= REFRESH_INTERVAL_MS:
             self.refresh(now_ms=now_ms)
         return pumped

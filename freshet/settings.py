@@ -3,16 +3,22 @@
 What the model is lives beside the model; what shapes the state lives in `stream/shape.py`.
 """
 
+import os
 from pathlib import Path
+from typing import Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "FRESHET_"
+TESTS_OWN: Final = "FRESHET_TEST_"
+"""Names real services to test with; no setting."""
 
 
 class Settings(BaseSettings):
     """One instance per process, made by the command line and handed down."""
 
-    model_config = SettingsConfigDict(env_prefix="FRESHET_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     data: Path = Field(Path("data"), description="folder that holds log, state, archive, vectors and models")
     host: str = Field("127.0.0.1", description="address the server listens on; loopback unless told otherwise")
@@ -27,3 +33,13 @@ class Settings(BaseSettings):
     trunk_every: int = Field(4, ge=1, description="every so many-th training retrains the trunk: a new generation")
     train_seconds_max: float = Field(120.0, ge=1, description="time one training may take, gate not counted")
     versions_max: int = Field(5, ge=1, description="model versions kept beside the live one and its predecessor")
+
+    @model_validator(mode="after")
+    def _every_name_in_the_environment_is_known(self) -> Self:
+        """A misspelt variable would be passed over in silence otherwise."""
+        ours = [name for name in os.environ if name.upper().startswith(PREFIX) and not name.upper().startswith(TESTS_OWN)]
+        unknown = sorted(name for name in ours if name.upper().removeprefix(PREFIX).lower() not in type(self).model_fields)
+        if unknown:
+            known = ", ".join(PREFIX + name.upper() for name in type(self).model_fields)
+            raise ValueError(f"no such setting: {', '.join(unknown)} (there are {known})")
+        return self

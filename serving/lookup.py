@@ -24,7 +24,8 @@ from storage.arrays import Bools, F64s, I64s
 from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
-COUNTING: Final = Blend(SOURCES, np.array([1.0, 0.7, 0.2, 0.1, 0.4]))
+NEW_ITEM_MS: Final = 86_400_000
+COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1]))
 """Until a model with a fitted blend is live. Without a model the neural column is constant and its weight is moot."""
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()
@@ -108,9 +109,18 @@ class Lookup:
         return log_softmax(self._space(aim.live).logits(aim.query, rows) if aim else np.zeros(len(rows)))
 
     def counting(self, context: Context, rows: I64s) -> F64s:
-        """The other columns (S - 1, C), which no model changes."""
+        """The other columns (S - 1, C), which no model changes.
+
+        An item born within a day and not yet counted has the candidates' mean mass: counts have nothing to say of it, and
+        it is for its content to be near the user or not.
+        """
         masses = np.stack([sources.neighbours(context), sources.similar(context), sources.popular(context), sources.recent(context)])
-        return log_shares(masses[:, rows])
+        masses = masses[:, rows]
+        age_ms = context.now_ms - self._reader.catalogue.born_ms[rows]
+        new = (context.heat.events[rows] == 0) & (age_ms >= 0) & (age_ms < NEW_ITEM_MS)
+        if new.any():
+            masses[:, new] = masses.mean(axis=1, keepdims=True)
+        return log_shares(masses)
 
     def similar(self, item_id: str, *, k: int = 10, now_ms: int) -> SimilarAnswer:
         """Items like this one, by vector and by neighbour list; a new item is there as soon as it has a vector. Raises `NotFound`."""

@@ -4,6 +4,7 @@ catalogue = Catalogue(); catalogue.load(state, names, partitions); rows = catalo
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from storage.ids import ITEM
 from storage.names import Names
 from storage.state import NODES, State
 
+UNBORN_MS: Final = -(1 << 60)
 Scalar = str | int | float | bool | None
 
 
@@ -51,6 +53,7 @@ class Catalogue:
         self._row_of: dict[int, int] = {}
         self._ids = np.zeros(1024, dtype=np.uint64)
         self._deleted = np.zeros(1024, dtype=np.bool_)
+        self._born_ms = np.full(1024, UNBORN_MS, dtype=np.int64)
         self._names: list[str] = []
         self._contents: list[Content] = []
 
@@ -66,6 +69,11 @@ class Catalogue:
     def deleted(self) -> Bools:
         """Which items are deleted, by row: (I,)."""
         return self._deleted[: len(self._row_of)]
+
+    @property
+    def born_ms(self) -> I64s:
+        """The time of the first content known here, by row: (I,); far in the past where there is none."""
+        return self._born_ms[: len(self._row_of)]
 
     def load(self, state: State, names: Names, partitions: int) -> None:
         """Read every item the state knows, by ascending id."""
@@ -85,6 +93,7 @@ class Catalogue:
             if row == len(self._ids):
                 self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
                 self._deleted = np.concatenate([self._deleted, np.zeros_like(self._deleted)])
+                self._born_ms = np.concatenate([self._born_ms, np.full_like(self._born_ms, UNBORN_MS)])
             self._ids[row] = node
             self._names.append(name)
             self._contents.append(Content(name=name))
@@ -96,6 +105,8 @@ class Catalogue:
         row = self.add(node, content.name)
         self._contents[row] = content
         self._deleted[row] = content.deleted
+        if self._born_ms[row] == UNBORN_MS:
+            self._born_ms[row] = content.ts_ms
         return row
 
     def row(self, node: int) -> int:

@@ -1,16 +1,25 @@
-"""Fitting a blend: the weights under which what users took next stands out most among what was retrieved for them.
+"""Fitting a blend: the weights that rank highest what users took next, moved from where they stand only on evidence.
 
-blend = fit_blend(cases, Blend(("neural", "neighbours", "popular"), live_weights), l2=1e-3)
+    blend = sharpen(cases, live_blend)
+
+Likelihood was tried first and is not used: it fears the rare item that a source gave no mass at all more than a middling
+rank, and so trusts sparse sources too little. A handful of weights can be searched for directly. A window of some thousand
+events holds a few dozen users, though, and the best weights of one window lose on the next: hence the standard errors.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-from scipy.optimize import minimize
 
-from encoders.base import F64s, I64s
+from encoders.base import F32s, F64s, I64s
 from encoders.blend import Blend
+from trainers.metrics import discounted_gain
+
+STEPS: Final = (3.0, 1.8, 1.35, 1.15)
+"""Each round multiplies and divides every weight by its step, and tries 0 and a tenth of the sum."""
+GAIN_MIN: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -21,64 +30,55 @@ class Case:
     target: int
 
 
-@dataclass(frozen=True)
-class Stacked:
-    """Cases end to end: features (ΣC, S), where each begins, and the places of what was taken."""
+def sharpen(cases: Sequence[Case], start: Blend, *, errors_min: float = 2.0) -> Blend:
+    """Coordinate search for a higher mean of 1 / log2(1 + mid-rank) over the cases, from `start`.
 
-    features: F64s
-    starts: I64s
-    lengths: I64s
-    taken: I64s
-
-    @classmethod
-    def of(cls, cases: Sequence[Case], sources: int) -> "Stacked":
-        """Raises ValueError on a wrong number of columns, a target that is no row, or a score that is not finite."""
-        for number, case in enumerate(cases):
-            if case.features.ndim != 2 or case.features.shape[1] != sources:
-                raise ValueError(f"case {number} has features {case.features.shape}, but there are {sources} sources")
-            if not 0 <= case.target < len(case.features):
-                raise ValueError(
-                    f"case {number} took row {case.target} of {len(case.features)} candidates; leave out what was not retrieved"
-                )
-        lengths = np.array([len(case.features) for case in cases], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        features = np.concatenate([case.features for case in cases]).astype(np.float64)
-        if not np.isfinite(features).all():
-            raise ValueError("a score is NaN or infinite; sources must give log(eps + share) or a scaled cosine")
-        return cls(features, starts, lengths, starts + np.array([case.target for case in cases], dtype=np.int64))
-
-    def loss(self, weights: F64s) -> tuple[float, F64s]:
-        """Mean negative log-likelihood of what was taken under softmax(features @ weights) per case, and its gradient (S,)."""
-        scores = self.features @ weights
-        scores -= np.repeat(np.maximum.reduceat(scores, self.starts), self.lengths)
-        odds = np.exp(scores)
-        sums = np.add.reduceat(odds, self.starts)
-        chances = odds / np.repeat(sums, self.lengths)
-        gradient = chances @ self.features - self.features[self.taken].sum(axis=0)
-        return float((np.log(sums) - scores[self.taken]).mean()), gradient / len(self.starts)
-
-
-def fit_blend(cases: Sequence[Case], prior: Blend, *, l2: float = 1e-3, non_negative: bool = True) -> Blend:
-    """argmin_w mean_case( log Σ_c e^{f_c·w} - f_taken·w ) + l2/2 · |w - prior|².
-
-    Convex, so deterministic and, with a small l2, never worse on its cases than any one source at any scale. No cases: the prior.
-    `non_negative` keeps a source from counting against what it retrieves. Complexity per iteration: candidates x sources.
+    A step is taken only if its mean paired gain exceeds `errors_min` standard errors: without evidence the start stays.
+    Deterministic; never worse on its cases than the start. Only the weights' ratios matter to a ranking; the sum of the
+    start is kept, and no weight becomes negative. About 16 · S passes over the cases: 2 s for 2,500 cases of 1,700
+    candidates. Raises ValueError on a wrong number of columns, a target that is no row, or a score that is not finite.
     """
+    for number, case in enumerate(cases):
+        _check(case, number, len(start.sources))
     if not cases:
-        return prior
-    stacked = Stacked.of(cases, len(prior.sources))
+        return start
+    features, targets = _padded(cases)
+    weights, gains = start.weights.copy(), _gains(features, targets, start.weights)
+    for step in STEPS:
+        for source in range(len(weights)):
+            for value in (0.0, weights[source] / step, weights[source] * step, 0.1 * weights.sum()):
+                tried = weights.copy()
+                tried[source] = value
+                if not tried.any():
+                    continue
+                found = _gains(features, targets, tried)
+                difference = found - gains
+                error = float(difference.std()) / float(np.sqrt(len(difference)))
+                if difference.mean() > max(GAIN_MIN, errors_min * error):
+                    weights, gains = tried, found
+    return Blend(start.sources, weights * (start.weights.sum() / weights.sum()))
 
-    def penalised(weights: F64s) -> tuple[float, F64s]:
-        loss, gradient = stacked.loss(weights)
-        away = weights - prior.weights
-        return loss + 0.5 * l2 * float(away @ away), gradient + l2 * away
 
-    start = np.maximum(prior.weights, 0.0) if non_negative else prior.weights
-    bounds = [(0.0 if non_negative else None, None)] * len(prior.sources)
-    found = minimize(penalised, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8})
-    return Blend(prior.sources, np.asarray(found.x, dtype=np.float64))
+def _check(case: Case, number: int, sources: int) -> None:
+    if case.features.ndim != 2 or case.features.shape[1] != sources:
+        raise ValueError(f"case {number} has features {case.features.shape}, but there are {sources} sources")
+    if not 0 <= case.target < len(case.features):
+        raise ValueError(f"case {number} took row {case.target} of {len(case.features)} candidates; leave out what was not retrieved")
+    if not np.isfinite(case.features).all():
+        raise ValueError(f"a score of case {number} is NaN or infinite; sources must give log(eps + share) or a scaled cosine")
 
 
-def blend_loss(cases: Sequence[Case], blend: Blend) -> float:
-    """The mean negative log-likelihood `fit_blend` brings down, without the prior."""
-    return Stacked.of(cases, len(blend.sources)).loss(blend.weights)[0]
+def _padded(cases: Sequence[Case]) -> tuple[F32s, I64s]:
+    """Cases side by side: (n, C, S), absent candidates below every score, and the targets (n,)."""
+    width, sources = max(len(case.features) for case in cases), cases[0].features.shape[1]
+    features = np.full((len(cases), width, sources), -1e9, dtype=np.float32)
+    for n, case in enumerate(cases):
+        features[n, : len(case.features)] = case.features
+    return features, np.array([case.target for case in cases], dtype=np.int64)
+
+
+def _gains(features: F32s, targets: I64s, weights: F64s) -> F64s:
+    scores = features @ weights.astype(np.float32)  # (n, C)
+    target = np.take_along_axis(scores, targets[:, None], axis=1)
+    ranks = 1 + (scores > target).sum(axis=1) + ((scores == target).sum(axis=1) - 1) // 2
+    return discounted_gain(ranks)

@@ -14,7 +14,7 @@ from encoders.base import I64s, ItemFeatures
 from encoders.model import Model
 from trainers.config import TrainConfig
 from trainers.losses import Contrast, carry_on, chunked_gradients
-from trainers.negatives import CountMin, Draws, Pool, mixed_pool, whole_catalogue
+from trainers.negatives import CountMin, Draws, Pool, mixed_pool
 from trainers.samples import Placed, Windows
 from trainers.seen import seen_before
 from trainers.validation import window_outputs
@@ -50,6 +50,7 @@ class Objective:
         self.random = np.random.default_rng(config.seed)
         self.sketch = CountMin(tau=config.sketch_tau, seed=config.seed)
         self.drawn = 0
+        self.met = np.unique(events.rows)
         self.sources = np.flatnonzero((features.neighbours >= 0).any(axis=1))
 
     def backward(self, batch: Windows) -> float:
@@ -68,7 +69,8 @@ class Objective:
         """Every item the step touches is embedded once, with gradients: the whole catalogue where that is small."""
         draws = Draws(self.features.ids, self.sketch, len(taken), self.config.uniform)
         if self.tensors is not None:
-            return Step(self.model.tower(self.tensors), np.arange(len(self.features)), whole_catalogue(len(self.features)), draws)
+            pool = Pool(self.met, np.zeros(len(self.met), dtype=np.float32))  # that nobody met an item says nothing against it
+            return Step(self.model.tower(self.tensors), np.arange(len(self.features)), pool, draws)
         self.drawn += len(taken)
         self.sketch.see(self.features.ids[taken], self.drawn)
         pool = mixed_pool(taken, draws, self.random)

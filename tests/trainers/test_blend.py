@@ -1,4 +1,4 @@
-"""Fitting a blend: planted weights, single sources beaten, priors, bad cases."""
+"""Fitting a blend: planted weights, noise that moves nothing, bad cases."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.blend import Blend
-from trainers.blend import Case, blend_loss, fit_blend
+from trainers.blend import Case, sharpen
+from trainers.metrics import discounted_gain, mid_ranks
 
-PRIOR = Blend(("a", "b", "c"), np.array([1.0, 1.0, 1.0]))
+START = Blend(("a", "b", "c"), np.array([1.0, 1.0, 1.0]))
 
 
 def planted(weights: list[float], *, cases: int = 400, seed: int = 0) -> list[Case]:
@@ -22,51 +23,51 @@ def planted(weights: list[float], *, cases: int = 400, seed: int = 0) -> list[Ca
     return found
 
 
-def test_planted_weights_come_back() -> None:
-    blend = fit_blend(planted([2.0, 0.5, 0.0], cases=2000), PRIOR, l2=1e-6, non_negative=False)
-    assert blend.sources == PRIOR.sources
-    assert np.abs(blend.weights - [2.0, 0.5, 0.0]).max() < 0.15
+def quality(cases: list[Case], blend: Blend) -> float:
+    """Mean discounted gain, by the metrics' own mid-ranks."""
+    ranks = [int(mid_ranks(blend.score(case.features)[None], np.array([case.target]))[0]) for case in cases]
+    return float(discounted_gain(np.array(ranks)).mean())
 
 
-def test_a_source_that_misleads_gets_nothing_or_less() -> None:
-    cases = planted([2.0, -1.0, 0.0])
-    assert fit_blend(cases, PRIOR).weights[1] == 0
-    assert fit_blend(cases, PRIOR, non_negative=False).weights[1] < -0.5
+def test_the_planted_source_comes_to_the_front() -> None:
+    blend = sharpen(planted([3.0, 0.3, 0.0], cases=1500), START)
+    assert blend.weights[0] > 2.0
+    assert blend.weights[2] < 0.2
+    assert blend.weights.sum() == pytest.approx(3.0)
 
 
 @given(st.integers(0, 10**6))
-def test_on_its_own_cases_it_is_never_worse_than_the_best_single_source(seed: int) -> None:
+def test_on_its_own_cases_it_is_never_worse_than_where_it_started(seed: int) -> None:
     random = np.random.default_rng(seed)
-    cases = planted(list(random.normal(size=3)), cases=40, seed=seed)
-    fitted = blend_loss(cases, fit_blend(cases, PRIOR, l2=1e-9))
-    for source in range(3):
-        for scale in (0.1, 0.5, 1.0, 2.0, 4.0):
-            alone = Blend(PRIOR.sources, scale * np.eye(3)[source])
-            assert fitted <= blend_loss(cases, alone) + 1e-6
+    cases = planted(list(random.normal(size=3)), cases=60, seed=seed)
+    assert quality(cases, sharpen(cases, START)) >= quality(cases, START) - 1e-6
 
 
-def test_the_gradient_is_zero_at_the_answer_and_the_fit_is_deterministic() -> None:
+def test_what_is_planted_for_one_window_holds_on_the_next() -> None:
+    blend = sharpen(planted([2.0, -1.0, 0.0], cases=800, seed=1), START)
+    fresh = planted([2.0, -1.0, 0.0], cases=800, seed=2)
+    assert quality(fresh, blend) > quality(fresh, START) + 0.02
+
+
+def test_noise_moves_nothing() -> None:
+    kept = sum((sharpen(planted([0.0, 0.0, 0.0], cases=200, seed=seed), START).weights == START.weights).all() for seed in range(10))
+    assert kept >= 5, "at two standard errors most searches over pure noise end where they began"
+
+
+def test_it_is_deterministic_and_without_cases_the_start_is_all_there_is() -> None:
     cases = planted([1.0, 0.5, 0.2])
-    blend = fit_blend(cases, PRIOR, l2=0.0, non_negative=False)
-    for step in np.eye(3) * 1e-3:
-        assert blend_loss(cases, Blend(PRIOR.sources, blend.weights + step)) >= blend_loss(cases, blend) - 1e-9
-        assert blend_loss(cases, Blend(PRIOR.sources, blend.weights - step)) >= blend_loss(cases, blend) - 1e-9
-    assert (fit_blend(cases, PRIOR).weights == fit_blend(cases, PRIOR).weights).all()
-
-
-def test_a_strong_prior_wins_and_without_cases_it_is_all_there_is() -> None:
-    assert np.abs(fit_blend(planted([5.0, 0.0, 0.0]), PRIOR, l2=1e6).weights - 1).max() < 1e-4
-    assert fit_blend([], PRIOR) is PRIOR
+    assert (sharpen(cases, START).weights == sharpen(cases, START).weights).all()
+    assert sharpen([], START) is START
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    ("case", "said"),
     [
-        (Case(np.zeros((3, 2)), 0), "3 sources"),
-        (Case(np.zeros((3, 3)), 3), "row 3 of 3"),
-        (Case(np.full((3, 3), -np.inf), 0), "NaN or infinite"),
+        (Case(np.zeros((4, 2)), 0), "3 sources"),
+        (Case(np.zeros((4, 3)), 4), "row 4 of 4"),
+        (Case(np.full((4, 3), np.nan), 0), "NaN or infinite"),
     ],
 )
-def test_cases_that_do_not_fit_are_refused(case: Case, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit_blend([case], PRIOR)
+def test_a_bad_case_is_told_by_its_number(case: Case, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        sharpen([case], START)

@@ -1,0 +1,83 @@
+"""Evidence: contenders answer the same questions before the events come, exactly as the live look-up would have."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from freshet.evidence import Answered, Contender, answers
+from freshet.learn import Job, Past, cut_archive
+from freshet.version_files import BLEND_FILE, MODEL_FILE
+from freshet.walk import Walk
+from serving.lookup import COUNTING
+from serving.sources import SOURCES
+from storage.catalogue import decode_content
+from storage.state import NODES
+from stream.archiving import from_archive
+from stream.shape import Shape
+from tests.freshet.sites import site, train
+
+EVENTS = 120
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answered], Contender, Contender]:
+    """A window of a small world, asked of a model and of counting alone."""
+    folder = tmp_path_factory.mktemp("evidence")
+    with site(folder / "data") as service:
+        train(service, folder / "out", steps=20)
+        contents = {node: decode_content(blob) for node, blob in service.engine.state.scan(NODES, 0)}
+        job = Job(str(folder / "data"), str(folder), "trunk", service.engine.applied_number, None, 1, blend_events=200, gate_events=200)
+        cut = cut_archive(job)
+    past = Past(Walk(Shape(), contents))
+    past.take(past.walk.advance(from_archive(cut.training)))
+    view = past.walk.view
+    features, _ = view.facts(neighbours_max=16).of(view.catalogue.ids, now_ms=int(past.columns().ts_ms.max()))
+    files = {name: (folder / "out" / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE)}
+    candidate, rival = Contender.stored("candidate", files, features), Contender("live", COUNTING)
+    return list(answers(past.walk, cut.blend.slice(0, EVENTS), [candidate, rival])), candidate, rival
+
+
+def test_every_contender_is_asked_the_same_and_only_the_neural_column_differs(told: tuple[list[Answered], Contender, Contender]) -> None:
+    answered, candidate, rival = told
+    assert 20 < len(answered) <= EVENTS
+    for one in answered:
+        model, counting = one.features[candidate.name], one.features[rival.name]
+        assert model.shape == counting.shape
+        assert model.shape[1] == len(SOURCES)
+        np.testing.assert_array_equal(model[:, 1:], counting[:, 1:])
+        assert np.isfinite(model).all()
+    neural = np.concatenate([one.features[candidate.name][:, 0] for one in answered])
+    assert neural.std() > 0.01, "the model tells items apart"
+
+
+def test_who_has_no_model_ranks_by_counting_alone(told: tuple[list[Answered], Contender, Contender]) -> None:
+    answered, candidate, rival = told
+    for one in answered:
+        assert rival.name not in one.users
+        assert np.ptp(one.features[rival.name][:, 0]) < 1e-12
+        assert 0.99 < float(np.linalg.norm(one.users[candidate.name])) < 1.01
+
+
+def test_a_rank_is_the_mid_rank_under_the_contenders_own_blend(told: tuple[list[Answered], Contender, Contender]) -> None:
+    answered, candidate, _ = told
+    for one in answered:
+        if one.target < 0:
+            continue
+        features = one.features[candidate.name]
+        scores = features @ candidate.blend.weights
+        above, equal = int((scores > scores[one.target] + 1e-9).sum()), int((np.abs(scores - scores[one.target]) <= 1e-9).sum()) - 1
+        assert one.rank(candidate) == 1 + above + equal // 2
+
+
+def test_what_was_not_retrieved_ranks_behind_everything() -> None:
+    one = Answered(-1, {"live": np.zeros((7, len(SOURCES)))}, {})
+    assert one.rank(Contender("live", COUNTING)) == 8
+
+
+def test_other_weights_leave_the_model_as_it_is(told: tuple[list[Answered], Contender, Contender]) -> None:
+    _, candidate, _ = told
+    other = candidate.with_blend(COUNTING)
+    assert other.live is candidate.live
+    assert other.blend is COUNTING
+    assert candidate.blend is not COUNTING
