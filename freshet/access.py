@@ -5,7 +5,9 @@ with access(settings, url=None) as site: site.append(entries); print(site.recomm
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -19,6 +21,8 @@ from storage.log import PACK, Entry, Position
 from stream.ingest import EVENTS
 
 ARROW = "application/vnd.apache.arrow.stream"
+LINES = "application/x-ndjson"
+RAW = "application/octet-stream"
 TIMEOUT_S = 30.0
 
 
@@ -76,17 +80,26 @@ class LocalSite:
 
 
 class HttpSite:
-    """A running server."""
+    """A running server: `with HttpSite(url) as site`."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=TIMEOUT_S)
+        try:
+            self._client = httpx.Client(base_url=self._url, timeout=TIMEOUT_S)
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"{self._url} is no URL ({error}): it looks like http://127.0.0.1:8080") from error
+
+    def __enter__(self) -> "HttpSite":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.close()
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """POST each pack, and JSON messages one by one: bytes that are no JSON must arrive as they are."""
         found = []
         for entry in entries:
-            kind = ARROW if entry.form == PACK else "application/x-ndjson"
+            kind = ARROW if entry.form == PACK else LINES if _is_object(entry.value) else RAW
             token = self._ask("POST", "/v1/events", content=entry.value, headers={"content-type": kind})["token"]
             found.append(Position(token["partition"], token["offset"], token["number"]))
         return found
@@ -97,7 +110,8 @@ class HttpSite:
 
     def recommend(self, user_id: str, k: int) -> dict[str, Any]:
         """GET the route an application uses."""
-        return self._ask("GET", f"/v1/users/{httpx.URL(path='/' + user_id).raw_path.decode()[1:]}/recommendations", params={"k": k})
+        segment = quote(user_id, safe="").replace(".", "%2E")  # an id may be any text: "a/b", "50%", ".."
+        return self._ask("GET", f"/v1/users/{segment}/recommendations", params={"k": k})
 
     def status(self) -> dict[str, Any]:
         """GET /v1/status."""
@@ -124,6 +138,13 @@ class HttpSite:
         return found
 
 
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(body), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 def server_url(settings: Settings) -> str:
     """Where the server of this folder listens. Raises `Unreachable` when whoever holds the folder is none."""
     found = settings.data / SERVER_FILE
@@ -136,12 +157,14 @@ def server_url(settings: Settings) -> str:
 def access(settings: Settings, url: str | None) -> Iterator[Site]:
     """The server at `url`, else the one that holds the folder, else the folder itself. Raises `Unreachable`, `FolderBusy`."""
     if url:
-        yield HttpSite(url)
+        with HttpSite(url) as site:
+            yield site
         return
     try:
         engine = Engine(settings)
     except FolderBusy:
-        yield HttpSite(server_url(settings))
+        with HttpSite(server_url(settings)) as site:
+            yield site
         return
     with engine:
         service = Service(engine)

@@ -179,7 +179,11 @@ def world(
     """Write the synthetic world: events with a planted structure, as a headed CSV, entities beside it."""
     from freshet.world import World, WorldConfig
 
-    path = World(WorldConfig(seed=seed, users=users, items=items, events=events)).write_csv(folder)
+    try:
+        config = WorldConfig(seed=seed, users=users, items=items, events=events)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    path = World(config).write_csv(folder)
     out.print(f"{path}: {events:,} events of {users:,} users on {items:,} items, seed {seed}", highlight=False)
 
 

@@ -40,6 +40,8 @@ LINGER_EVENTS: Final = 4
 """Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
 ENTITIES_AT_ONCE: Final = 500
 REPORT_POINTS: Final = 240
+NAMED_MAX: Final = 5
+"""Lines that are no events are named one by one up to so many."""
 
 
 @dataclass
@@ -121,6 +123,7 @@ class Demo:
             service, trunk_every=self.settings.trunk_every, seconds_max=self.settings.train_seconds_max,
             cadence=Cadence(self.settings.train_events_min, 10**9, int(1000 * self.settings.train_interval_s)),
         )  # fmt: skip
+        self._name_bad(rows)
         warm = len(rows) // WARM_SHARE
         self._warm_up(service, contest, training, rows[:warm])
         try:
@@ -139,6 +142,14 @@ class Demo:
         while chunk := list(islice(bodies, ENTITIES_AT_ONCE)):
             service.engine.append_entities(chunk, now_ms=now_ms())
             service.engine.drain(now_ms=now_ms())
+
+    def _name_bad(self, rows: list[Row]) -> None:
+        """Say which lines are no events: each becomes a dead letter."""
+        bad = [row for row in rows if row.event is None]
+        for row in bad[:NAMED_MAX]:
+            self.told.note(f"line {row.line_number:,} is no event and becomes a dead letter: {row.reason} ({row.raw[:60]!r})")
+        if len(bad) > NAMED_MAX:
+            self.told.note(f"and {len(bad) - NAMED_MAX:,} more lines")
 
     def _warm_up(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> None:
         """History in packs, then a first training that the stream waits for."""

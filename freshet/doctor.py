@@ -15,7 +15,8 @@ from typing import Final
 
 from freshet.access import HttpSite, Unreachable, server_url
 from freshet.clock import now_ms
-from freshet.engine import Engine, FolderBusy
+from freshet.engine import Engine, FolderBusy, locked_folder
+from freshet.server import SERVER_FILE
 from freshet.settings import Settings
 from storage.archive import Archive, ArchiveDamaged
 from storage.models import Damaged, Registry
@@ -110,7 +111,8 @@ def _state(settings: Settings, url: str | None) -> Finding:
 
 def _server(settings: Settings, url: str | None) -> Finding:
     try:
-        status = HttpSite(url or server_url(settings)).status()
+        with HttpSite(url or server_url(settings)) as site:
+            status = site.status()
     except Unreachable as error:
         return Finding("server", False, str(error), "start it (freshet serve), or end the process that holds the folder")
     return _shares(status["tallies"]["accepted"], status["tallies"]["dead_letters"], status["lag_records"])
@@ -156,7 +158,7 @@ def _port(settings: Settings) -> Finding:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            taken = (settings.data / "server.json").exists()
+            taken = _serves(settings)
             return Finding(
                 "port",
                 taken,
@@ -164,3 +166,14 @@ def _port(settings: Settings) -> Finding:
                 "choose another (--port)",
             )
     return Finding("port", True, f"{settings.host}:{settings.port} is free")
+
+
+def _serves(settings: Settings) -> bool:
+    """Whether a server holds the folder now; one that was killed leaves its name behind."""
+    if not (settings.data / SERVER_FILE).exists():
+        return False
+    try:
+        with locked_folder(settings.data):
+            return False
+    except FolderBusy:
+        return True

@@ -14,10 +14,9 @@ from encoders.blend import Blend
 from encoders.model import Model
 from freshet.version_files import BLEND_FILE, MODEL_FILE
 from freshet.walk import Walk
-from serving.features import log_softmax
 from serving.live import LiveModel
 from serving.lookup import blended
-from serving.neural import Space, aimed
+from serving.neural import aimed
 from storage.arrays import F64s
 from storage.vectors_memory import MemoryVectors
 from trainers.metrics import mid_ranks
@@ -69,14 +68,11 @@ class Answered:
 def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Iterator[Answered]:
     """Ask every contender before each event of the table, then apply the event."""
     for asked in walk.ask_each(table):
-        counting = walk.counting(asked)
         features: dict[str, F64s] = {}
         users: dict[str, F32s] = {}
         for contender in contenders:
-            neural = np.zeros(len(asked.rows))
             aim = aimed(asked.context, contender.live)
             if aim is not None:
-                neural = Space(aim.live, walk.view.catalogue, walk.view.index).logits(aim.query, asked.rows)
                 users[contender.name] = aim.query
-            features[contender.name] = np.vstack([log_softmax(neural)[None, :], counting]).T
+            features[contender.name] = walk.features(asked, aim)
         yield Answered(asked.target, features, users)

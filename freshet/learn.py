@@ -73,7 +73,7 @@ class Job(msgspec.Struct):
     seconds_max: float = 60.0
     steps_max: int = 450
     new_events: int = 5000
-    blend_events: int = 2500
+    blend_events: int = 1500
     gate_events: int = 1500
 
 

@@ -88,7 +88,9 @@ class Contest:
         return {name: paired_bootstrap(hits["model"], hits[name], generator=np.random.default_rng(seed)) for name in over}
 
     def _row(self, event: Event) -> int:
-        return self.service.view.catalogue.row(hash_id(event.item_id, ITEM)) if event.item_id is not None else -1
+        """-1 without an item, and for an item born after the contest began: the baselines have no place for it."""
+        row = self.service.view.catalogue.row(hash_id(event.item_id, ITEM)) if event.item_id is not None else -1
+        return row if row < self.num_items else -1
 
     def _model_ranks(self, event: Event, row: int) -> list[int]:
         service, lookup, current = self.service, self.service.lookup, self.service.current

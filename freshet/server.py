@@ -8,6 +8,7 @@ The folder names the server while it runs (`server.json`), so that the other com
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -143,12 +144,25 @@ def run_server(settings: Settings) -> None:
         runner = Runner(service, training, metrics)
         app = create_app(services_of(service, runner, metrics))
         app.router.lifespan_context = _lifespan(runner)
-        _announce(settings)
         try:
-            _Quiet(uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)).run()
+            with _bound(settings) as listener:
+                _announce(settings)
+                _Quiet(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
         finally:
             (settings.data / SERVER_FILE).unlink(missing_ok=True)
             service.close()
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """The listener's socket. Raises OSError with the way out when the address cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen at {settings.host}:{settings.port} ({error.strerror}): choose another (--port, --host)") from error
+    return listener
 
 
 class _Quiet(uvicorn.Server):

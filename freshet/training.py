@@ -9,6 +9,7 @@ trunk is embedded item by item into a collection of its own before the flip, whi
 import contextlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,14 @@ import msgspec
 from freshet.learn import HEAD, TRUNK, Job, Report
 from freshet.service import Loaded, Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
-from storage.models import Version
+from storage.models import Damaged, Version
 from trainers.cadence import Cadence, due
 
 log = logging.getLogger(__name__)
 ERROR_BYTES_MAX: Final = 2000
+_RAISED: Final = re.compile(r"[A-Za-z_.]+(Error|Exception|Interrupt|Full|Damaged)\b")
+_UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damaged)
+"""What unreadable files of a candidate raise: a failed training, never the end of the server."""
 
 
 @dataclass(frozen=True)
@@ -134,26 +138,29 @@ class Training:
         log.info("training_started kind=%s version=%s below=%d pid=%d", job.kind, self._running.version, job.below, process.pid)
 
     def _look(self, now_ms: int, events: int) -> Outcome | None:
-        """The child has ended: refuse, or store the version and go on to building and promotion."""
+        """The child has ended: refuse, or store the version and go on to building and promotion. Its folder goes either way."""
         running = self._running
         assert running is not None
         self._running = None
         out = Path(running.job.out)
-        report_path = out / REPORT_FILE
-        if running.process.returncode != 0 or not report_path.exists():
-            reason = f"failed: the training process ended with {running.process.returncode}: {_tail(running.errors)}"
-            return self._record(Outcome(running.version, running.job.kind, False, reason, {}, now_ms, events))
-        running.errors.close()
-        report = msgspec.json.decode(report_path.read_bytes(), type=Report)
-        if not report.promote:
-            shutil.rmtree(out)
-            return self._record(Outcome(running.version, running.job.kind, False, report.reason, report.numbers, now_ms, events))
-        names = (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE)
+        try:
+            report = _report(running)
+            if report.promote:
+                self._building = self._stored(running, report, now_ms)
+        except _UNUSABLE as error:
+            report = Report(False, f"failed: {error}", {}, 0, 0, {}, 0.0)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+        if self._building is not None:
+            return self._build(now_ms, events)
+        return self._record(Outcome(running.version, running.job.kind, False, report.reason, report.numbers, now_ms, events))
+
+    def _stored(self, running: _Running, report: Report, now_ms: int) -> _Building:
+        """Put the candidate's files beside the other versions, and load it from there."""
+        files = {name: (Path(running.job.out) / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE)}
         version = Version(running.version, running.generation, running.job.parent, now_ms, report.as_of_number, report.metrics)
-        self._service.registry.put(version, {name: (out / name).read_bytes() for name in names})
-        shutil.rmtree(out)
-        self._building = _Building(self._service.load(version.name), version, report, running.job.kind)
-        return self._build(now_ms, events)
+        self._service.registry.put(version, files)
+        return _Building(self._service.load(version.name), version, report, running.job.kind)
 
     def _build(self, now_ms: int, events: int) -> Outcome | None:
         """Embed the next items of a new generation; promote once every item of the catalogue has its vector."""
@@ -177,9 +184,18 @@ class Training:
         return max([*known, *self._service.folder.generations()], default=0) + 1
 
 
+def _report(running: _Running) -> Report:
+    """What the child found. Raises ChildProcessError with its last words when it did not get so far."""
+    path, words = Path(running.job.out) / REPORT_FILE, _tail(running.errors)
+    if running.process.returncode != 0 or not path.exists():
+        raise ChildProcessError(f"the training process ended with {running.process.returncode}: {words}")
+    return msgspec.json.decode(path.read_bytes(), type=Report)
+
+
 def _tail(errors: IO[bytes]) -> str:
     errors.seek(0, os.SEEK_END)
     errors.seek(max(0, errors.tell() - ERROR_BYTES_MAX))
     text = errors.read().decode("utf-8", "replace").strip().splitlines()
     errors.close()
-    return text[-1] if text else "it said nothing"
+    raised = [line for line in text if _RAISED.match(line)]  # an abort on the way out may say more, and less, after it
+    return (raised or text or ["it said nothing"])[-1]

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from freshet.access import HttpSite, server_url
 from freshet.engine import Engine, FolderBusy, locked_folder
 from freshet.settings import Settings
 from storage.archive import Archive
@@ -34,16 +35,24 @@ class Verified:
 
 
 def verify_folder(settings: Settings, url: str | None, advance: Advance) -> Verified:
-    """Digest the live state, in the server if one runs, and compare with a replay in memory here."""
-    try:
-        with Engine(settings) as engine:
-            live, below = digests(engine.state, engine.shape.partitions), engine.applied_number
-    except FolderBusy:
-        from freshet.access import HttpSite, server_url
-
-        found = HttpSite(url or server_url(settings)).digest()
-        live, below = found["digest"], found["below"]
+    """Digest the live state, in the server if one runs, and compare with a replay in memory here, of the folder itself."""
+    if url:
+        live, below = _asked(url)
+        if not settings.data.is_dir():
+            raise FileNotFoundError(f"{settings.data} is not there: verify replays the folder of the server at {url}, name it (--data)")
+    else:
+        try:
+            with Engine(settings) as engine:
+                live, below = digests(engine.state, engine.shape.partitions), engine.applied_number
+        except FolderBusy:
+            live, below = _asked(server_url(settings))
     return Verified(live, _replayed(settings, below, advance), below)
+
+
+def _asked(url: str) -> tuple[str, int]:
+    with HttpSite(url) as site:
+        found = site.digest()
+    return found["digest"], found["below"]
 
 
 def rebuild_folder(settings: Settings, advance: Advance) -> int:

@@ -4,7 +4,7 @@ What the gate and the fitting of blends use, so that they measure the product's 
 look-up, point in time.
 
     walk = Walk(shape, contents); walk.advance(decoded)
-    for asked in walk.ask_each(table): features = walk.counting(asked)
+    for asked in walk.ask_each(table): features = walk.features(asked, aim)
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from freshet.view import View
+from serving.neural import Aim
 from serving.sources import Context
 from storage.arrays import F64s, I64s
 from storage.catalogue import Content
@@ -113,9 +114,9 @@ class Walk:
         at = np.flatnonzero(rows == row)
         return Asked(question, context, rows, int(at[0]) if len(at) else -1)
 
-    def counting(self, asked: Asked) -> F64s:
-        """The columns that no model changes: (S - 1, C)."""
-        return self._lookup.counting(asked.context, asked.rows)
+    def features(self, asked: Asked, aim: Aim | None) -> F64s:
+        """The look-up's features of its candidates, with this model's aim: (C, S)."""
+        return self._lookup.features(asked.context, aim, asked.rows)
 
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:

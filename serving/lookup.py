@@ -101,21 +101,23 @@ class Lookup:
         """(C, S) log-scores of candidate rows by `SOURCES`."""
         features = np.empty((len(SOURCES), len(rows)))
         features[0] = self.neural(aim, rows)
-        features[1:] = self.counting(context, rows)
+        features[1:] = self.counting(context, aim, rows)
         return features.T
 
     def neural(self, aim: Aim | None, rows: I64s) -> F64s:
         """The neural column alone (C,): temperature * cosine minus its logsumexp over the candidates; constant without a model."""
         return log_softmax(self._space(aim.live).logits(aim.query, rows) if aim else np.zeros(len(rows)))
 
-    def counting(self, context: Context, rows: I64s) -> F64s:
-        """The other columns (S - 1, C), which no model changes.
+    def counting(self, context: Context, aim: Aim | None, rows: I64s) -> F64s:
+        """The other columns (S - 1, C): from live counts and lists alone.
 
-        An item born within a day and not yet counted has the candidates' mean mass: counts have nothing to say of it, and
-        it is for its content to be near the user or not.
+        Where a model can tell, an item born within a day and not yet counted has the candidates' mean mass: counts have
+        nothing to say of it, and it is for its content to be near the user or not.
         """
         masses = np.stack([sources.neighbours(context), sources.similar(context), sources.popular(context), sources.recent(context)])
         masses = masses[:, rows]
+        if aim is None:
+            return log_shares(masses)
         age_ms = context.now_ms - self._reader.catalogue.born_ms[rows]
         new = (context.heat.events[rows] == 0) & (age_ms >= 0) & (age_ms < NEW_ITEM_MS)
         if new.any():

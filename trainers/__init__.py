@@ -3,7 +3,7 @@
 Trunk: `loop.py`, read from top to bottom, under the budget of `config.py`; `samples.py` cuts events into windows,
 `objective.py` is one step, `losses.py` the formulas, `negatives.py` what a target is compared with, `seen.py` what is no
 candidate, `graph.py` the neighbour lists as they were before the newest events, `validation.py` the ranks on those. Head:
-`heads_training.py`, the trunk frozen. Blend: `blend.py` by likelihood, then `blend_search.py` by ranks. Then `metrics.py`
+`heads_training.py`, the trunk frozen. Blend: `blend.py` by ranks, on evidence only. Then `metrics.py`
 and `gate.py` decide whether a candidate is better, and `cadence.py` when to train at all. `baselines.py` is what any model
 has to beat: popularity, recent popularity, Item-KNN, sequential rules.
 

@@ -63,7 +63,7 @@ def decide(evidence: Evidence, config: GateConfig, *, generator: np.random.Gener
     numbers |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
     told = f"gain {gain.mean:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f}) over {gain.cases} events"
     if gain.low > config.gain_min:
-        return Decision(True, f"better: {told}", numbers)
+        return Decision(True, f"better: {told}" if gain.low > 0 else f"not worse by more than {-config.gain_min:g}: {told}", numbers)
     if gain.mean < 0:
         return Decision(False, f"worse: {told}", numbers)
     return Decision(False, f"not shown to be better by more than {config.gain_min:g}: {told}", numbers)

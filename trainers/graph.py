@@ -12,14 +12,14 @@ import numpy as np
 from encoders.base import I64s, ItemFeatures
 from trainers.samples import EventColumns, Placed, by_user
 
-DISTANCE_MAX = 5
+DISTANCE_MAX = 10
 BACKWARD = 0.5
 
 
 def surrounded(features: ItemFeatures, columns: EventColumns) -> ItemFeatures:
     """The same items with degree and neighbours from these events alone: as many neighbours as `features` has places.
 
-    An item g <= 5 actions later adds 1/g to the list of the earlier one, which adds half of that to the list of the later. Ties by row.
+    An item g <= 10 actions later adds 1/g to the list of the earlier one, which adds half of that to the list of the later. Ties by row.
     Events on other items are passed over. Without decay: only the order and the shares matter to the tower.
     """
     items, width = len(features), features.neighbours.shape[1]

@@ -72,6 +72,16 @@ def test_a_port_that_is_taken_is_told(settings: Settings) -> None:
         assert "--port" in port.do
 
 
+def test_a_port_taken_by_somebody_else_is_not_excused_by_what_a_killed_server_left(settings: Settings) -> None:
+    (settings.data / "server.json").write_text(f'{{"url":"http://127.0.0.1:{free_port()}","pid":1}}')
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", settings.port))
+        holder.listen()
+        assert not findings(settings)["port"].fine
+        with Engine(settings):
+            assert findings(settings)["port"].fine, "a server holds the folder, and the port is its own"
+
+
 def test_many_refusals_are_told_with_where_to_look(settings: Settings) -> None:
     with Engine(settings) as engine:
         engine.append_events([b"not json"] * 30, now_ms=NOW_MS)

@@ -1,7 +1,5 @@
 """Evidence: contenders answer the same questions before the events come, exactly as the live look-up would have."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

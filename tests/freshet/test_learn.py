@@ -34,7 +34,9 @@ def test_a_head_moves_no_item_vector(tmp_path: Path) -> None:
         train(service, tmp_path / "head", kind="head")
         tuned = Model.from_bytes((tmp_path / "head" / MODEL_FILE).read_bytes())
         assert tuned.trunk_digest() == loaded.model.trunk_digest()
-        assert any(not np.array_equal(a.detach(), b.detach()) for a, b in zip(tuned.head.parameters(), loaded.model.head.parameters(), strict=True))
+        assert any(
+            not np.array_equal(a.detach(), b.detach()) for a, b in zip(tuned.head.parameters(), loaded.model.head.parameters(), strict=True)
+        )
 
 
 def test_the_windows_follow_the_training_events_and_do_not_overlap(tmp_path: Path) -> None:
@@ -55,4 +57,13 @@ def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) 
 
 
 def _job(tmp_path: Path, *, below: int) -> Job:
-    return Job(data=str(tmp_path / "data"), out=str(tmp_path), kind="trunk", below=below, parent=None, partitions=1, blend_events=200, gate_events=200)
+    return Job(
+        data=str(tmp_path / "data"),
+        out=str(tmp_path),
+        kind="trunk",
+        below=below,
+        parent=None,
+        partitions=1,
+        blend_events=200,
+        gate_events=200,
+    )

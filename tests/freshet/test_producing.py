@@ -51,7 +51,7 @@ def told(shelf: Shelf) -> list[tuple[str, str | None]]:
 
 
 def test_lines_keep_their_order_and_bad_ones_their_bytes(tmp_path: Path) -> None:
-    path, shelf, moves = tmp_path / "u.data", Shelf(), []
+    path, shelf, moves = tmp_path / "u.data", Shelf(), list[int]()
     path.write_bytes(b"u1\ti1\t5\t881250949\nthis is no line\nu2\ti2\t4\t881250950\nu1\ti3\t4\n\xff\xfe\nu3\ti1\t1\t881250951\n")
     assert produce_events(shelf, open_events(path), moves.append) == (3, 3)
     assert told(shelf) == [("u1", "i1"), ("u2", "i2"), ("u3", "i1")]
@@ -61,7 +61,7 @@ def test_lines_keep_their_order_and_bad_ones_their_bytes(tmp_path: Path) -> None
 
 
 def test_a_long_file_goes_in_bounded_pieces_and_the_bar_ends_at_its_length(tmp_path: Path) -> None:
-    path, shelf, moves = tmp_path / "u.data", Shelf(), []
+    path, shelf, moves = tmp_path / "u.data", Shelf(), list[int]()
     lines = 2 * FLUSH_LINES + 7
     path.write_text("".join(f"u{n % 50}\ti{n % 70}\t5\t{881250949 + n}\n" for n in range(lines)))
     assert produce_events(shelf, open_events(path), moves.append) == (lines, 0)
@@ -83,7 +83,7 @@ def test_the_same_file_twice_has_ids_of_its_own_each_time(tmp_path: Path) -> Non
 
 
 def test_entities_go_five_hundred_at_a_time(tmp_path: Path) -> None:
-    path, shelf, moves = tmp_path / "entities.jsonl", Shelf(), []
+    path, shelf, moves = tmp_path / "entities.jsonl", Shelf(), list[int]()
     path.write_text("".join(f'{{"kind":"item","id":"i{n}","title":"title {n}"}}\n' for n in range(1100)))
     assert produce_entities(shelf, path, moves.append) == 1100
     assert [len(bodies) for bodies in shelf.bodies] == [500, 500, 100] == moves

@@ -27,7 +27,9 @@ START_MS = 1_700_000_000_000
 
 def event(n: int, rng: random.Random) -> Event:
     """The n-th event of the load: a few users and items, so that lists fill up."""
-    return Event(event_id=f"e{n}", user_id=f"u{rng.randrange(20)}", action="like", item_id=f"i{rng.randrange(60)}", ts_ms=START_MS + 1000 * n)
+    return Event(
+        event_id=f"e{n}", user_id=f"u{rng.randrange(20)}", action="like", item_id=f"i{rng.randrange(60)}", ts_ms=START_MS + 1000 * n
+    )
 
 
 class Load(threading.Thread):

@@ -35,7 +35,9 @@ def test_a_born_item_is_similar_and_recommended_within_a_second(tmp_path: Path) 
         answer = service.lookup.recommend("u1", k=1, now_ms=NOW_MS)
         twin = answer.items[0].item_id
         content = service.view.catalogue.content(service.view.catalogue.row(_node(twin)))
-        born = Entity(kind="item", id="born", title=content.title, text=content.text, attributes=content.attributes, collections=content.collections)
+        born = Entity(
+            kind="item", id="born", title=content.title, text=content.text, attributes=content.attributes, collections=content.collections
+        )
         begin = time.monotonic()
         service.engine.append_entities([msgspec.json.encode(born)], now_ms=NOW_MS)
         service.step(now_ms=NOW_MS)

@@ -31,7 +31,7 @@ def test_an_unknown_argument_is_refused() -> None:
 
 def test_an_unknown_name_in_the_environment_is_refused_and_the_known_ones_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRESHET_TRAIN_EVENT_MIN", "500")
-    with pytest.raises(ValidationError, match="no such setting: FRESHET_TRAIN_EVENT_MIN .*FRESHET_TRAIN_EVENTS_MIN"):
+    with pytest.raises(ValidationError, match=r"no such setting: FRESHET_TRAIN_EVENT_MIN .*FRESHET_TRAIN_EVENTS_MIN"):
         Settings()
 
 
@@ -43,8 +43,8 @@ def test_what_names_services_to_test_with_is_no_setting(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "least", "most"),
     [
-        ("port", 1, 65535), ("partitions", 1, 4096), ("batch_records_max", 1, 65536), ("refresh_items_max", 1, 4096), ("log_bytes_max", 1 << 20, None),
-        ("state_bytes_max", 1 << 20, None), ("train_events_min", 100, None), ("train_interval_s", 0, None), ("trunk_every", 1, None),
+        ("port", 1, 65535), ("partitions", 1, 4096), ("batch_records_max", 1, 65536), ("refresh_items_max", 1, 4096),
+        ("log_bytes_max", 1 << 20, None), ("state_bytes_max", 1 << 20, None), ("train_events_min", 100, None), ("train_interval_s", 0, None), ("trunk_every", 1, None),
         ("train_seconds_max", 1, None), ("versions_max", 1, None),
     ],
 )  # fmt: skip
