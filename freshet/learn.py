@@ -13,6 +13,7 @@ fitted, and a *gate* window, which neither the candidate nor the live model has 
 import os
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -132,7 +133,14 @@ def main() -> None:
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
     os.nice(_NICENESS)
     torch.set_num_threads(1)
-    run(job, stored_contents(job))
+    code = 0
+    try:
+        run(job, stored_contents(job))
+    except Exception:  # noqa: BLE001  # the outermost: the parent reads the last line and the exit code
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # torch's threads sometimes abort a process that winds down in order, and a whole candidate with it
 
 
 def run(job: Job, contents: dict[int, Content]) -> Report:
@@ -180,6 +188,8 @@ def cut_archive(job: Job) -> Cut:
     asked = min(job.blend_events + job.gate_events, rows // 4)
     numbers = whole.column("number").to_numpy()
     split = _record_start(numbers, rows - asked)
+    if split == 0:
+        raise ValueError(f"the archive holds {rows} events in packs too large to cut; train once more have come")
     middle = _record_start(numbers, rows - asked * job.gate_events // (job.blend_events + job.gate_events))
     return Cut(whole.slice(0, split), whole.slice(split, middle - split), whole.slice(middle), int(numbers[split - 1]))
 

@@ -83,11 +83,14 @@ def accept_gap(settings: Settings) -> list[Loss]:
     with locked_folder(settings.data):
         log = LmdbLog(settings.data / "log", partitions=settings.partitions, log_bytes_max=settings.log_bytes_max)
         state = LmdbState(settings.data / "state", boot_id=boot_id(), state_bytes_max=settings.state_bytes_max)
+        archive = Archive(settings.data / "archive")
         try:
             topic, marks = log.topic(EVENTS), state.watermarks(EVENTS)
             losses = []
             for partition, mark in sorted(marks.items()):
                 first, end = log.first_offset(EVENTS, partition), log.end_offset(EVENTS, partition)
+                if archive.published(partition) < first:
+                    archive.give_up(partition, first, number=log.number_of(EVENTS, partition, first))
                 if state.topic_id(EVENTS, partition) == topic.id and first <= mark <= end:
                     continue
                 state.accept(EVENTS, partition, topic.id, first)

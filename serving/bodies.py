@@ -17,6 +17,8 @@ from storage.log import JSON, PACK, VALUE_BYTES_MAX
 BODY_BYTES_MAX: Final = 8 << 20
 MESSAGES_MAX: Final = 10_000
 ARROW: Final = "application/vnd.apache.arrow.stream"
+RAW: Final = "application/octet-stream"
+"""One message as it is, whatever it is: how a file's bad line travels."""
 LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _FORMS: Final = f"a JSON object, a JSON array, newline-delimited JSON ({min(LINES)}) or an Arrow pack ({ARROW})"
@@ -41,6 +43,9 @@ def cut(raw: bytes, content_type: str, *, what: type[msgspec.Struct]) -> Body:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == ARROW:
         return _pack(raw)
+    if kind == RAW and raw:
+        check_sizes([raw])
+        return Body([raw], JSON, int(not _fits(raw, msgspec.json.Decoder(what))))
     text = raw.strip(b" \t\r\n")
     if not text:
         raise Problem(400, "the body is empty", value="", allowed=_FORMS, do="send at least one")

@@ -97,14 +97,23 @@ class Archive:
         for partition in pc.unique(table.column("partition")).to_pylist():
             rows = table.filter(pc.equal(table.column("partition"), partition))
             first, end = rows.column("offset")[0].as_py(), rows.column("offset")[-1].as_py() + 1
-            body = _encoded(rows)
-            path = self._folder / (
-                f"{self._topic}-i{self._incarnation}-p{partition}-o{first:012d}-{end:012d}-n{number:012d}-x{_checksum(body)}.parquet"
-            )
-            if not path.exists():
-                write_file(path, body)
-            self._published[partition] = end
+            self._publish(partition, range(first, end), number, rows)
         self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def give_up(self, partition: int, end: int, *, number: int) -> None:
+        """Publish that nothing is known of the offsets from `published` to `end`, exclusive: a file without rows."""
+        self._publish(partition, range(self.published(partition), end), number, ARCHIVE_SCHEMA.empty_table())
+        self._ends[partition] = max(self.position(partition), end)
+
+    def _publish(self, partition: int, offsets: range, number: int, rows: pa.Table) -> None:
+        body = _encoded(rows)
+        path = self._folder / (
+            f"{self._topic}-i{self._incarnation}-p{partition}-o{offsets.start:012d}-{offsets.stop:012d}-n{number:012d}"
+            f"-x{_checksum(body)}.parquet"
+        )
+        if not path.exists():
+            write_file(path, body)
+        self._published[partition] = offsets.stop
 
     def scan(self, *, below: int | None = None) -> Iterator[pa.Table]:
         """Rows in the order of their appends, a roll at a time, those numbered below `below`. Raises `ArchiveDamaged`.

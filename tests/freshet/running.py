@@ -1,6 +1,6 @@
 """A real `freshet serve` in a process of its own, on a free port of the loopback address.
 
-    with server(folder) as site: site.post("/v1/events", json=[...])
+with server(folder) as site: site.post("/v1/events", json=[...])
 """
 
 import os

@@ -20,7 +20,7 @@ def test_a_training_leaves_a_whole_candidate_and_the_gates_words(tmp_path: Path)
     assert msgspec.json.decode((tmp_path / "out" / REPORT_FILE).read_bytes(), type=Report) == report
     assert report.reason.split(":")[0] in {"better", "worse"} or report.reason.startswith("not shown")
     assert {"gain", "gain_low", "gain_high", "candidate", "live", "weight_neural"} <= set(report.numbers)
-    assert 0 < report.as_of_number
+    assert report.as_of_number > 0
     model = Model.from_bytes((tmp_path / "out" / MODEL_FILE).read_bytes())
     assert model.config.dim == 64
     assert Blend.from_json((tmp_path / "out" / BLEND_FILE).read_text()).sources == SOURCES

@@ -44,7 +44,8 @@ def test_what_names_services_to_test_with_is_no_setting(monkeypatch: pytest.Monk
     ("name", "least", "most"),
     [
         ("port", 1, 65535), ("partitions", 1, 4096), ("batch_records_max", 1, 65536), ("refresh_items_max", 1, 4096),
-        ("log_bytes_max", 1 << 20, None), ("state_bytes_max", 1 << 20, None), ("train_events_min", 100, None), ("train_interval_s", 0, None), ("trunk_every", 1, None),
+        ("log_bytes_max", 1 << 20, None), ("state_bytes_max", 1 << 20, None), ("train_events_min", 100, None),
+        ("train_interval_s", 0, None), ("trunk_every", 1, None),
         ("train_seconds_max", 1, None), ("versions_max", 1, None),
     ],
 )  # fmt: skip

@@ -101,7 +101,6 @@ def test_events_that_are_gone_stop_the_start_and_are_given_up_on_record(settings
     assert accept_gap(settings) == [], "a gap is accepted once"
 
 
-@pytest.mark.xfail(strict=True, raises=Gap, reason="the archive does not learn of the loss: it ends at 200, and the start is refused")
 def test_once_the_gap_is_accepted_the_folder_opens_and_goes_on(settings: Settings) -> None:
     lose_thirty(settings)
     accept_gap(settings)
