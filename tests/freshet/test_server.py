@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -111,7 +112,11 @@ def test_one_more_event_changes_the_answer(tmp_path: Path) -> None:
     rng = random.Random(3)
     (tmp_path / "data").mkdir()
     with server(tmp_path / "data", train_events_min=NEVER) as running:
-        ask = lambda **how: running.client.get("/v1/users/u1/recommendations", params={"k": 10, **how}).json()  # noqa: E731
+
+        def ask(**how: object) -> dict[str, Any]:
+            found: dict[str, Any] = running.client.get("/v1/users/u1/recommendations", params={"k": 10, **how}).json()  # type: ignore[dict-item]
+            return found
+
         token = running.client.post("/v1/events", content=msgspec.json.encode([event(n, rng) for n in range(400)])).json()["token"]
         before = ask(min_number=token["number"], wait_ms=5000)
         taken = before["items"][0]["item_id"]
