@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 
 from serving.answers import Answer, Asked, SimilarAnswer
-from serving.bodies import ARROW, BODY_BYTES_MAX, Body, cut
+from serving.bodies import ARROW, BODY_BYTES_MAX, RAW, Body, cut
 from serving.problems import Problem, ProblemBody, install, reply
 from serving.services import Services
 from storage.log import Position
@@ -211,6 +211,7 @@ def _posts(name: str, *, packs: bool) -> dict[str, Any]:
     }
     if packs:
         content[ARROW] = {"schema": {"type": "string", "format": "binary"}}
+        content[RAW] = {"schema": {"type": "string", "format": "binary", "description": "one message as it is, good or bad"}}
     return {"requestBody": {"required": True, "content": content}}
 
 

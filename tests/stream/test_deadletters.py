@@ -74,7 +74,7 @@ BAD = {
     "a time far in the future": (JSON, BODY.replace(b"1700000000000", b"1800000000000"), "ts_ms is more than a day after"),
     "a huge integer": (JSON, BODY.replace(b"1700000000000", b"9" * 400), "unreadable event"),
     "a NaN value": (JSON, with_field(b'"value":NaN'), "unreadable event"),
-    "an unknown action": (JSON, BODY.replace(b"view", b"levitate"), "action is not one of"),
+    "an unknown action": (JSON, BODY.replace(b"view", b"levitate"), "unknown action"),
     "bytes that are not UTF-8": (JSON, BODY.replace(b'"u"', b'"\xff"'), "unreadable event"),
     "a lone surrogate": (JSON, BODY.replace(b'"u"', b'"\\udc80"'), "unreadable event"),
     "deep nesting": (JSON, with_field(b'"new":' + b"[" * 100_000 + b"]" * 100_000), "unreadable event"),

@@ -61,7 +61,7 @@ def test_what_is_within_the_bounds_is_accepted(event: Event) -> None:
         (changed(item_id=None), "item_id is missing"),
         (changed(SEARCH, query=None), "query is missing: a search needs one"),
         (changed(SEARCH, query=None, item_id="i"), "query is missing: a search needs one"),
-        (changed(action="levitate"), "action is not one of view, click,"),
+        (changed(action="levitate"), "unknown action: it is none of view, click,"),
         (changed(action=""), "action is empty"),
         (changed(ts_ms=-1), "ts_ms is negative"),
         (changed(ts_ms=NOW_MS + FUTURE_MS_MAX + 1), "ts_ms is more than a day after the record was appended"),

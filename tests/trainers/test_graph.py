@@ -30,7 +30,7 @@ def test_neighbours_equal_a_slow_count() -> None:
     for user in (1, 2, 3):
         walk = [row[item] for who, item in events if who == user and item in row]
         for later, item in enumerate(walk):
-            for distance in range(1, min(5, later) + 1):
+            for distance in range(1, min(10, later) + 1):
                 before = walk[later - distance]
                 if before != item:
                     weights[before, item] += 1 / distance
