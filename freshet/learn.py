@@ -75,7 +75,7 @@ class Job(msgspec.Struct):
     steps_max: int = 450
     new_events: int = 5000
     blend_events: int = 1500
-    gate_events: int = 1500
+    gate_events: int = 2500
 
 
 class Report(msgspec.Struct):
