@@ -34,7 +34,7 @@ ABOUT: Final = {
     "recent": "how often an item was taken lately",
     "cooccurrence": "sequential rules: what was taken soon after the user's last ten",
 }
-LOOKUP_EVERY: Final = 8
+LOOKUP_EVERY: Final = 16
 """Every so many-th ranking is also asked for as an application would, and timed."""
 
 

@@ -23,7 +23,7 @@ from storage.vectors_edge import EdgeVectors, VectorFolder
 from stream.refresh import Refreshed, Refresher, Target
 
 log = logging.getLogger(__name__)
-REFRESH_INTERVAL_MS: Final = 100
+REFRESH_INTERVAL_MS: Final = 200
 BUILD_ITEMS: Final = 256
 _EPOCH_NAME: Final = "refresher"
 
@@ -70,7 +70,7 @@ class Service:
         return [self._target(loaded) for _, loaded in sorted(generations.items(), reverse=True)]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
-        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 100 ms."""
+        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 200 ms."""
         pumped = self.engine.pump(now_ms=now_ms, records_max=records_max)
         if pumped.items and self._current is not None:
             self.refresher.step_on(self.targets, np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64), now_ms=now_ms)

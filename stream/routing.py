@@ -22,7 +22,7 @@ def partitions_of(ids: pa.StringArray, partitions: int) -> I64s:
 
 def partition_of(user_id: str, partitions: int) -> int:
     """The partition of one user."""
-    return int(partitions_of(pa.array([user_id], pa.string()), partitions)[0])
+    return 0 if partitions == 1 else int(partitions_of(pa.array([user_id], pa.string()), partitions)[0])
 
 
 @njit(cache=True, nogil=True)
