@@ -170,7 +170,7 @@ class Demo:
             if outcome is not None:
                 self._tell(outcome, 0)
             training.wait(0.2)
-        contest.frozen = service.current
+        contest.frozen = service.pinned = service.current
 
     def _stream(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> float:
         """Rank, append, apply, see: one event after the other; returns events per second."""

@@ -49,6 +49,8 @@ class Service:
         self._facts: dict[int, ItemFacts] = {}
         self._current: Loaded | None = None
         self._previous: Loaded | None = None
+        self.pinned: Loaded | None = None
+        """A version kept fresh although it is neither live nor the one before: what the demo compares with."""
         self._refreshed_ms = 0
         self.refresher = self._make_refresher()
         self.lookup = self.view.lookup(lambda: self._current.live if self._current else None)
@@ -64,10 +66,11 @@ class Service:
 
     @property
     def targets(self) -> list[Target]:
-        """Where refreshed vectors go: the live generation, and the one kept for roll-back."""
-        held = [loaded for loaded in (self._current, self._previous) if loaded is not None]
-        generations = {loaded.live.generation: loaded for loaded in reversed(held)}
-        return [self._target(loaded) for _, loaded in sorted(generations.items(), reverse=True)]
+        """Where refreshed vectors go: the live generation first, then those that are kept."""
+        held = [loaded for loaded in (self._current, self._previous, self.pinned) if loaded is not None]
+        generations = {loaded.live.generation: loaded for loaded in reversed(held)}  # the live one's generation is named by the live one
+        first = held[0].live.generation if held else 0
+        return [self._target(generations[g]) for g in sorted(generations, key=lambda g: (g != first, -g))]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 200 ms."""
@@ -144,7 +147,7 @@ class Service:
         return self._open[generation]
 
     def _drop_unused(self) -> None:
-        used = {loaded.live.generation for loaded in (self._current, self._previous) if loaded is not None}
+        used = {loaded.live.generation for loaded in (self._current, self._previous, self.pinned) if loaded is not None}
         for generation in [g for g in self._open if g not in used]:
             self._open.pop(generation).close()
             self.folder.drop(generation)

@@ -9,6 +9,7 @@ before anything reads them: one altered offset would otherwise be a segmentation
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -221,4 +222,15 @@ def _columns(events: Sequence[Event]) -> pa.RecordBatch:
         [e.schema for e in events],
         [e.extra for e in events],
     ]
-    return pa.record_batch([pa.array(column, field.type) for column, field in zip(values, EVENT_SCHEMA, strict=True)], schema=EVENT_SCHEMA)
+    size = len(events)
+    arrays = [
+        pa.array(column, field.type) if column.count(None) < size else _nulls(field.type, size)
+        for column, field in zip(values, EVENT_SCHEMA, strict=True)
+    ]
+    return pa.record_batch(arrays, schema=EVENT_SCHEMA)
+
+
+@lru_cache(maxsize=256)
+def _nulls(kind: pa.DataType, size: int) -> pa.Array:
+    """A column that nobody filled: most are, and the same ones come again."""
+    return pa.nulls(size, kind)
