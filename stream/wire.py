@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -204,7 +204,7 @@ def encode_pack(events: Sequence[Event] | pa.RecordBatch) -> bytes:
 
 def _columns(events: Sequence[Event]) -> pa.RecordBatch:
     encode = msgspec.json.encode
-    values = [
+    values: list[list[Any]] = [  # one list a field, as pyarrow takes them
         [e.event_id for e in events],
         [e.user_id for e in events],
         [e.action for e in events],
