@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _histories(settings: Settings, folder: Path) -> dict[str, float]:
-    """Events to last-128 lists and a watermark, nothing else: seen-sets, counts and edges are switched off by zero weights."""
+    """Events to last-128 lists and a watermark, nothing else: no names; zero weights switch off seen-sets, counts and edges."""
     log, shape = LmdbLog(settings.data / "log", log_bytes_max=settings.log_bytes_max), Shape()
     state = LmdbState(folder, boot_id=boot_id())
     names, claim = Names(state), state.claim(EVENTS, 0, log.topic(EVENTS).id)
@@ -96,9 +96,7 @@ def _histories(settings: Settings, folder: Path) -> dict[str, float]:
         held = load_histories(read_rows(state, HISTORIES, where, users), np.bincount(rows), history_max=shape.history_max)
         seen = load_seen([None] * len(users), np.zeros(len(users), np.int64), seen_max=shape.seen_max)
         reduce_users(rows, _only_histories(hashed.columns), held, seen, shape)
-        state.commit(
-            [Advance(claim, mark, records[-1].offset + 1)], write_rows(HISTORIES, where, users, store_histories(held)) + hashed.writes
-        )
+        state.commit([Advance(claim, mark, records[-1].offset + 1)], write_rows(HISTORIES, where, users, store_histories(held)))
         for kind, fresh in hashed.fresh:
             names.learn(kind, fresh)
         number, mark, applied = records[-1].number + 1, records[-1].offset + 1, applied + len(hashed.columns)
