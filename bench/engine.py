@@ -52,7 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--embedded", action="store_true", required=True, help="measure the embedded form (LMDB)")
     parser.add_argument("--events", type=int, default=1_000_000, help="events in each run (default 1,000,000)")
     parser.add_argument("--form", choices=("packs", "json"), default="packs", help="how the events are encoded")
-    parser.add_argument("--batch-events", type=int, default=65_536, help="events applied in one commit at most")
+    parser.add_argument(
+        "--batch-events",
+        type=int,
+        default=256_000,
+        help="events applied in one commit at most (default: the 1,024 records of the settings)",
+    )
     parser.add_argument(
         "--edge-window", type=int, default=Shape().edge_window, help="entries looked back for edges (two directed ones each)"
     )
