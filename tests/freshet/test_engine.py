@@ -112,7 +112,8 @@ def test_a_second_opening_names_the_holder_and_the_ways_out(tmp_path: Path) -> N
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
     with Engine(at(tmp_path)) as engine:
         engine.close()
-    Engine(at(tmp_path)).close()
+    with Engine(at(tmp_path)) as again:
+        assert again.lag == 0, "the folder is free, and opens as it was"
 
 
 KILLED = """
