@@ -32,7 +32,7 @@ from storage.partitioned import distinct_rows, read_rows, write_rows
 from storage.state import HISTORIES, NEIGHBOURS, SEEN, Advance
 from storage.state_lmdb import LmdbState, boot_id
 from stream.events import Event
-from stream.hashing import hash_columns
+from stream.hashing import hash_events
 from stream.ingest import EVENTS
 from stream.reducers import Columns, reduce_users
 from stream.shape import Shape
@@ -94,8 +94,7 @@ def _histories(settings: Settings, folder: Path) -> dict[str, float]:
     number, mark, applied, spent = 0, 0, 0, time.process_time()
     began = time.perf_counter()
     while records := log.read_ordered(EVENTS, number, records_max=settings.batch_records_max, bytes_max=256 << 20):
-        events = decode(records).events
-        hashed = hash_columns(events, [""] * events.num_rows, names, shape)
+        hashed = hash_events(decode(records).source, str, names, shape)
         users, rows = distinct_rows(hashed.columns.users)
         where = np.zeros(len(users), dtype=np.int64)
         held = load_histories(read_rows(state, HISTORIES, where, users), np.bincount(rows), history_max=shape.history_max)

@@ -248,7 +248,7 @@ class Engine:
 
 def _telling(source: Iterator[Decoded], told: Callable[[int], None]) -> Iterator[Decoded]:
     for decoded in source:
-        told(decoded.events.num_rows)
+        told(len(decoded))
         yield decoded
 
 

@@ -19,11 +19,11 @@ from serving.sources import SOURCES, Context
 from storage.arrays import F64s, I64s
 from storage.ids import ITEM, hash_id
 from stream.events import Event
-from trainers.baselines import Baselines
+from trainers.baselines import Baseline, Popular, RecentPopular, seq_rules
 from trainers.metrics import Gain, mid_ranks, paired_bootstrap
 
 MODEL_SYSTEMS: Final = ("model", "neural", "frozen", "counting_blend")
-BASELINES: Final = {"popular": "pop", "recent": "recent", "cooccurrence": "rules"}
+BASELINES: Final = ("popular", "recent", "cooccurrence")
 SYSTEMS: Final = (*MODEL_SYSTEMS, *BASELINES)
 ABOUT: Final = {
     "model": "the live model: neural score and live counts, blended; fine-tuned as events come",
@@ -53,7 +53,8 @@ class Contest:
     not_ranked: int = 0
 
     def __post_init__(self) -> None:
-        self._baselines = Baselines(self.num_items)
+        parts: tuple[Baseline, ...] = (Popular(self.num_items), RecentPopular(self.num_items), seq_rules(self.num_items))
+        self._baselines = dict(zip(BASELINES, parts, strict=True))
 
     def ask(self, event: Event) -> list[int] | None:
         """Every system's mid-rank of the item, in the order of SYSTEMS; None when the event is not ranked."""
@@ -74,7 +75,9 @@ class Contest:
         had = self.had.setdefault(event.user_id, {})
         if row < 0 or row in had:
             return
-        self._baselines.learn(_newest_first(had), row)
+        history = _newest_first(had)
+        for baseline in self._baselines.values():
+            baseline.learn(history, row)
         had[row] = None
 
     def hits(self, newest: int | None = None) -> dict[str, F64s]:
@@ -127,8 +130,8 @@ class Contest:
         return blended(frozen.live.blend, own)
 
     def _baseline_ranks(self, had: dict[int, None], row: int) -> list[int]:
-        found = self._baselines.scores(_newest_first(had))
-        scores = np.stack([found[name] for name in BASELINES.values()])
+        history = _newest_first(had)
+        scores = np.stack([baseline.scores(history) for baseline in self._baselines.values()])
         scores[:, np.fromiter(had, np.int64, len(had))] = -np.inf
         return mid_ranks(scores, np.full(len(scores), row)).tolist()  # type: ignore[no-any-return]  # numpy's tolist
 

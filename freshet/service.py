@@ -70,7 +70,8 @@ class Service:
         held = [loaded for loaded in (self._current, self._previous, self.pinned) if loaded is not None]
         generations = {loaded.live.generation: loaded for loaded in reversed(held)}  # the live one's generation is named by the live one
         first = held[0].live.generation if held else 0
-        return [self._target(generations[g]) for g in sorted(generations, key=lambda g: (g != first, -g))]
+        followed = {loaded.live.generation for loaded in (self._current, self.pinned) if loaded is not None}
+        return [self._target(generations[g], kept=g not in followed) for g in sorted(generations, key=lambda g: (g != first, -g))]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 200 ms."""
@@ -130,7 +131,7 @@ class Service:
             vectors.close()
         self.folder.close()
 
-    def _target(self, loaded: Loaded) -> Target:
+    def _target(self, loaded: Loaded, *, kept: bool = False) -> Target:
         facts = self._facts.setdefault(
             loaded.model.config.neighbours_max, self.view.facts(neighbours_max=loaded.model.config.neighbours_max)
         )
@@ -139,7 +140,7 @@ class Service:
             features, rows = facts.of(ids, now_ms=now_ms)
             return loaded.model.embed_items(features, rows)
 
-        return Target(loaded.live.generation, loaded.live.vectors, embed)
+        return Target(loaded.live.generation, loaded.live.vectors, embed, kept)
 
     def _vectors(self, generation: int, dim: int) -> EdgeVectors:
         if generation not in self._open:

@@ -115,5 +115,5 @@ def _replayed(settings: Settings, below: int, advance: Advance) -> str:
 def told(source: Iterator[Decoded], advance: Advance) -> Iterator[Decoded]:
     """Pass batches through, saying how many events each has."""
     for decoded in source:
-        advance(decoded.events.num_rows)
+        advance(len(decoded))
         yield decoded

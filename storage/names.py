@@ -13,6 +13,7 @@ import numpy as np
 
 from storage.arrays import I64s, U64s
 from storage.ids import hash_ids
+from storage.partitioned import present
 from storage.state import NAMES, State, Write
 
 
@@ -69,7 +70,7 @@ class Names:
         fresh: dict[str, int] = {}
         clashes: list[int] = []
         writes: list[Write] = []
-        for partition in np.unique(partitions[rows]).tolist():
+        for partition in present(partitions[rows]):
             here = rows[partitions[rows] == partition]
             new_ids: dict[int, bytes] = {}
             for row, stored in zip(here.tolist(), self._state.read(NAMES, partition, ids[here]), strict=True):

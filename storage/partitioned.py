@@ -20,7 +20,7 @@ def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
 
 def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[bytes | None]:
     """Blobs of (partition, id) rows, in their order."""
-    where = np.unique(partitions).tolist()
+    where = present(partitions)
     if len(where) == 1:
         return state.read(table, where[0], ids)
     found: list[bytes | None] = [None] * len(ids)
@@ -33,7 +33,7 @@ def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[byt
 
 def write_rows(table: str, partitions: I64s, ids: U64s, values: Sequence[bytes | memoryview | None]) -> list[Write]:
     """The writes of (partition, id) rows, one per partition."""
-    where = np.unique(partitions).tolist()
+    where = present(partitions)
     if len(where) == 1:
         return [Write(table, where[0], ids, values)]
     writes = []
@@ -41,3 +41,10 @@ def write_rows(table: str, partitions: I64s, ids: U64s, values: Sequence[bytes |
         here = np.flatnonzero(partitions == partition)
         writes.append(Write(table, partition, ids[here], [values[row] for row in here.tolist()]))
     return writes
+
+
+def present(partitions: I64s) -> list[int]:
+    """The partitions that occur, ascending. Most often it is one, and to see that takes no sorting."""
+    if len(partitions) and (partitions == partitions[0]).all():
+        return [int(partitions[0])]
+    return np.unique(partitions).tolist()  # type: ignore[no-any-return]  # numpy's tolist

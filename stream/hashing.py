@@ -1,8 +1,9 @@
-"""Event columns with their strings replaced by ids, and the names this makes known.
+"""Events with their strings replaced by ids, as columns, and the names this makes known.
 
-hashed = hash_columns(events, origins, names, shape)
+hashed = hash_events(events, origin, names, shape)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,11 @@ from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_ids
 from storage.names import Names, Resolved
 from storage.neighbours import node_partition
 from storage.state import Write
+from stream.events import Event
 from stream.reducers import Columns
 from stream.routing import partitions_of
 from stream.shape import OTHER_SURFACE, SURFACES, Shape
+from stream.wire import Events
 
 
 @dataclass(frozen=True)
@@ -30,29 +33,61 @@ class Hashed:
     clashed: set[int]
 
 
-def hash_columns(events: pa.RecordBatch, origins: list[str], names: Names, shape: Shape) -> Hashed:
-    """Hash a validated batch. `origins` names where each row landed: the event id of a row that has none."""
+def hash_events(events: Events, origin: Callable[[int], str], names: Names, shape: Shape) -> Hashed:
+    """Hash validated events. `origin` names where a row landed: the event id of a row that has none."""
+    numbered = _of_rows if isinstance(events, list) else _of_column
     seen = _Resolver(names, shape.partitions)
-    users, user_partitions = seen.users(events.column("user_id"))
-    items = seen.nodes(ITEM, events.column("item_id"))
-    queries = seen.nodes(QUERY, events.column("query"))
-    collections = seen.nodes(COLLECTION, events.column("collection_id"))
-    sources = seen.nodes(ITEM, events.column("source_item_id"))
-    codes, weights = _actions(events.column("action"), shape)
+    users, user_partitions = seen.users(numbered(events, "user_id"))
+    items = seen.nodes(ITEM, numbered(events, "item_id"))
+    queries = seen.nodes(QUERY, numbered(events, "query"))
+    collections = seen.nodes(COLLECTION, numbered(events, "collection_id"))
+    sources = seen.nodes(ITEM, numbered(events, "source_item_id"))
+    codes, weights = _actions(numbered(events, "action"), shape)
     has_item = items != 0
-    ts_ms = events.column("ts_ms").to_numpy().astype(np.uint64)
-    stamps = ts_ms << np.uint64(16) | codes << np.uint64(8) | _surfaces(events.column("surface"))
+    times = [event.ts_ms for event in events] if isinstance(events, list) else events.column("ts_ms").to_numpy()
+    stamps = np.asarray(times, dtype=np.uint64) << np.uint64(16) | codes << np.uint64(8) | _surfaces(numbered(events, "surface"))
     columns = Columns(
         users=users,
         items=np.where(has_item, items, queries),
         stamps=stamps,
-        event_ids=_event_ids(events.column("event_id"), origins),
+        event_ids=_event_ids(events, origin),
         collections=collections,
         sources=sources,
         has_item=has_item,
         weight=np.where(has_item, weights, 0),
     )
     return Hashed(columns, user_partitions, seen.writes, seen.fresh, seen.clashed)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A text column as its distinct texts and each row's place among them, `len(distinct)` where there is none: (N,)."""
+
+    distinct: list[str]
+    rows: I64s
+
+    def spread(self, values: U64s) -> U64s:
+        """Each row's value of its text's; 0 where there is none."""
+        return np.append(values, np.uint64(0))[self.rows]
+
+
+def _of_column(events: pa.RecordBatch, name: str) -> _Numbered:
+    column = events.column(name)
+    if column.null_count == len(column):
+        return _Numbered([], np.zeros(len(column), dtype=np.int64))
+    encoded = column.dictionary_encode()
+    distinct = encoded.dictionary.to_pylist()
+    rows = encoded.indices.to_numpy() if column.null_count == 0 else pc.fill_null(encoded.indices, len(distinct)).to_numpy()
+    return _Numbered(distinct, rows)
+
+
+def _of_rows(events: list[Event], name: str) -> _Numbered:
+    place: dict[str | None, int] = {}
+    rows = [place.setdefault(getattr(event, name), len(place)) for event in events]
+    nothing = place.pop(None, -1)
+    if nothing >= 0:  # the texts after the first missing one move up
+        rows = [len(place) if row == nothing else row - (row > nothing) for row in rows]
+    return _Numbered(list(place), np.array(rows, dtype=np.int64))  # type: ignore[arg-type]  # None was taken out
 
 
 class _Resolver:
@@ -65,25 +100,22 @@ class _Resolver:
         self.fresh: list[tuple[int, dict[str, int]]] = []
         self.clashed: set[int] = set()
 
-    def users(self, column: pa.StringArray) -> tuple[U64s, I64s]:
-        encoded = column.dictionary_encode()
-        where = partitions_of(encoded.dictionary, self._partitions)
-        resolved = self._names.resolve(USER, encoded.dictionary.to_pylist(), where)
-        rows = encoded.indices.to_numpy()
-        self._take(USER, resolved, rows)
-        return resolved.ids[rows], where[rows]
+    def users(self, column: _Numbered) -> tuple[U64s, I64s]:
+        one = self._partitions == 1
+        where = np.zeros(len(column.distinct), np.int64) if one else partitions_of(pa.array(column.distinct, pa.string()), self._partitions)
+        resolved = self._names.resolve(USER, column.distinct, where)
+        self._take(USER, resolved, column.rows)
+        return resolved.ids[column.rows], where[column.rows]
 
-    def nodes(self, kind: int, column: pa.StringArray) -> U64s:
-        if column.null_count == len(column):
-            return np.zeros(len(column), dtype=np.uint64)
-        encoded = column.dictionary_encode()
-        distinct = encoded.dictionary.to_pylist()
+    def nodes(self, kind: int, column: _Numbered) -> U64s:
+        distinct = column.distinct
+        if not distinct:
+            return np.zeros(len(column.rows), dtype=np.uint64)
         spread = self._partitions > 1
         where = node_partition(hash_ids(distinct, kind), self._partitions) if spread else np.zeros(len(distinct), dtype=np.int64)
         resolved = self._names.resolve(kind, distinct, where)
-        rows: I64s = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
-        self._take(kind, resolved, rows)
-        return np.append(resolved.ids, np.uint64(0))[rows]
+        self._take(kind, resolved, column.rows)
+        return column.spread(resolved.ids)
 
     def _take(self, kind: int, resolved: Resolved, rows: I64s) -> None:
         self.writes += resolved.writes
@@ -93,24 +125,20 @@ class _Resolver:
             self.clashed |= set(np.flatnonzero(np.isin(rows, resolved.clashes)).tolist())
 
 
-def _event_ids(column: pa.StringArray, origins: list[str]) -> U64s:
-    given = column.to_pylist()
-    return hash_ids(given if column.null_count == 0 else [name or origin for name, origin in zip(given, origins, strict=True)], EVENT)
+def _event_ids(events: Events, origin: Callable[[int], str]) -> U64s:
+    given = [event.event_id for event in events] if isinstance(events, list) else events.column("event_id").to_pylist()
+    return hash_ids([name if name is not None else origin(row) for row, name in enumerate(given)], EVENT)
 
 
-def _actions(column: pa.StringArray, shape: Shape) -> tuple[U64s, I64s]:
-    encoded = column.dictionary_encode()
-    known = [shape.actions[name] for name in encoded.dictionary.to_pylist()]
-    rows = encoded.indices.to_numpy()
+def _actions(column: _Numbered, shape: Shape) -> tuple[U64s, I64s]:
+    known = [shape.actions[name] for name in column.distinct]
     codes = np.array([action.code for action in known], dtype=np.uint64)
     weights = np.array([action.weight if action.positive else 0 for action in known], dtype=np.int64)
-    return codes[rows], weights[rows]
+    return codes[column.rows], weights[column.rows]
 
 
-def _surfaces(column: pa.StringArray) -> U64s:
-    if column.null_count == len(column):
-        return np.zeros(len(column), dtype=np.uint64)
-    encoded = column.dictionary_encode()
-    codes = [SURFACES.index(name) + 1 if name in SURFACES else OTHER_SURFACE for name in encoded.dictionary.to_pylist()]
-    rows: I64s = pc.fill_null(encoded.indices, len(codes)).to_numpy()
-    return np.array([*codes, 0], dtype=np.uint64)[rows]
+def _surfaces(column: _Numbered) -> U64s:
+    if not column.distinct:
+        return np.zeros(len(column.rows), dtype=np.uint64)
+    codes = [SURFACES.index(name) + 1 if name in SURFACES else OTHER_SURFACE for name in column.distinct]
+    return column.spread(np.array(codes, dtype=np.uint64))

@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from storage.arrays import Bools, I64s, U64s
 from storage.counts import load_counts, store_counts
@@ -22,15 +21,15 @@ from storage.histories import load_histories, load_seen, store_histories, store_
 from storage.log import PACK, Entry, Log, Record
 from storage.names import Names
 from storage.neighbours import load_neighbours, node_partition, store_neighbours
-from storage.partitioned import distinct_rows, read_rows, write_rows
+from storage.partitioned import distinct_rows, present, read_rows, write_rows
 from storage.ragged import group
 from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
-from stream.hashing import Hashed, hash_columns
+from stream.hashing import Hashed, hash_events
 from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours, reduce_users
 from stream.shape import Shape
 from stream.validation import refusals
-from stream.wire import Decoded, decode
+from stream.wire import Decoded, decode, taken
 
 EVENTS: Final = "events"
 _TALLY: Final = np.array([1], dtype=np.uint64)
@@ -117,8 +116,8 @@ class Ingest:
         """Apply records that were decoded already; all must be at or above their watermark."""
         records = decoded.records
         append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
-        reasons = refusals(decoded.events, append_ms, self._shape)
-        valid = np.ones(decoded.events.num_rows, dtype=np.bool_)
+        reasons = refusals(decoded.source, append_ms, self._shape)
+        valid = np.ones(len(decoded), dtype=np.bool_)
         valid[list(reasons)] = False
         hashed = self._hash(decoded, valid, reasons)
         letters = self._letters(decoded, reasons)
@@ -141,7 +140,7 @@ class Ingest:
 
     def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:
         """Hash the valid rows; rows that are misrouted or whose id belongs to another name join the refused ones."""
-        hashed = hash_columns(*self._valid(decoded, valid), self._names, self._shape)
+        hashed = self._hash_valid(decoded, np.flatnonzero(valid))
         rows = np.flatnonzero(valid)
         for row in hashed.clashed:
             reasons[int(rows[row])] = "id collision: its 64-bit id belongs to another name"
@@ -152,20 +151,16 @@ class Ingest:
         if np.all(valid[list(reasons)] == 0):
             return hashed
         valid[list(reasons)] = False
-        return hash_columns(*self._valid(decoded, valid), self._names, self._shape)
+        return self._hash_valid(decoded, np.flatnonzero(valid))
 
-    def _valid(self, decoded: Decoded, valid: Bools) -> tuple[pa.RecordBatch, list[str]]:
-        rows = np.flatnonzero(valid)
-        events = decoded.events if len(rows) == len(valid) else decoded.events.take(pa.array(rows))
-        given = events.column("event_id")
-        if given.null_count == 0:
-            return events, [""] * len(rows)
-        inc = {p: c.incarnation for p, c in self._claims.items()}
-        origins = []
-        for record, index in zip(decoded.record[rows].tolist(), decoded.index[rows].tolist(), strict=True):
-            at = decoded.records[record]
-            origins.append(f"{EVENTS}:{inc[at.partition]}:{at.partition}:{at.offset}:{index}")
-        return events, origins
+    def _hash_valid(self, decoded: Decoded, rows: I64s) -> Hashed:
+        events = decoded.source if len(rows) == len(decoded) else taken(decoded.source, rows)
+
+        def origin(row: int) -> str:
+            at, index = decoded.records[int(decoded.record[rows[row]])], int(decoded.index[rows[row]])
+            return f"{EVENTS}:{self._claims[at.partition].incarnation}:{at.partition}:{at.offset}:{index}"
+
+        return hash_events(events, origin, self._names, self._shape)
 
     def _letters(self, decoded: Decoded, reasons: dict[int, str]) -> list[DeadLetter]:
         found = [(bad.record, bad.index, bad.reason, bad.raw) for bad in decoded.bad]
@@ -238,7 +233,7 @@ class Ingest:
 
     def _tally(self, hashed: Hashed, applied: Bools, letters: list[DeadLetter]) -> dict[int, Tally]:
         tallies: dict[int, Tally] = {}
-        for partition in {*np.unique(hashed.partitions).tolist(), *(letter.partition for letter in letters)}:
+        for partition in {*present(hashed.partitions), *(letter.partition for letter in letters)}:
             old, here = self._tallies[partition], hashed.partitions == partition
             dead = dict(old.dead_letters)
             for letter in letters:

@@ -29,11 +29,15 @@ _HEAD_BYTES: Final = 24
 
 @dataclass(frozen=True)
 class Target:
-    """Where embeddings go: a generation's vectors and its encoder. `embed(ids (B,), now_ms)` gives unit rows (B, D)."""
+    """Where embeddings go: a generation's vectors and its encoder. `embed(ids (B,), now_ms)` gives unit rows (B, D).
+
+    A `kept` generation answers nobody and waits for a roll-back: it gets births, deletions and new content, not every drift.
+    """
 
     generation: int
     vectors: Vectors
     embed: Callable[[U64s, int], F32s]
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Refresher:
                 continue
             nodes = np.array(sorted(marks), dtype=np.uint64)
             notes = self._notes(nodes, now_ms, targets[0].generation)
-            changed = self._changed(partition, nodes, notes)
-            self._upsert(targets, nodes[changed], now_ms)
+            changed, renewed = self._changed(partition, nodes, notes)
+            self._upsert(targets, nodes[changed], renewed[changed], now_ms)
             embeddings = Write(EMBEDDED, partition, nodes[changed], [notes[n] for n in np.flatnonzero(changed)])
             self._state.commit([], [self._unmoved(partition, marks, nodes), embeddings])
             looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
@@ -93,7 +97,7 @@ class Refresher:
     def embed_all(self, targets: Sequence[Target], ids: U64s, *, now_ms: int) -> None:
         """Embed these items whatever changed: how a new generation is built. Their dirty marks stay."""
         notes = self._notes(ids, now_ms, targets[0].generation)
-        self._upsert(targets, ids, now_ms)
+        self._upsert(targets, ids, np.ones(len(ids), dtype=np.bool_), now_ms)
         self._state.commit([], write_rows(EMBEDDED, node_partition(ids, self._shape.partitions), ids, notes))
 
     def mark_all(self, generation: int) -> None:
@@ -127,14 +131,16 @@ class Refresher:
             notes.append(_note(generation, self._offset(node), (heaviest, weights / total if total > 0 else weights)))
         return notes
 
-    def _changed(self, partition: int, nodes: U64s, notes: list[bytes]) -> Bools:
-        changed = np.zeros(len(nodes), dtype=np.bool_)
+    def _changed(self, partition: int, nodes: U64s, notes: list[bytes]) -> tuple[Bools, Bools]:
+        """Which items are to be embedded again, and which of these because their content is new: (N,) each."""
+        changed, renewed = np.zeros(len(nodes), dtype=np.bool_), np.zeros(len(nodes), dtype=np.bool_)
         for n, (blob, note) in enumerate(zip(self._state.read(EMBEDDED, partition, nodes), notes, strict=True)):
-            same = blob is not None and _generation(blob) == _generation(note) and _content_offset(blob) == _content_offset(note)
+            renewed[n] = blob is None or _content_offset(blob) != _content_offset(note)
+            same = not renewed[n] and _generation(blob) == _generation(note)
             changed[n] = not same or _distance(_noted(blob or b""), _noted(note)) > self._distance_min
-        return changed
+        return changed, renewed
 
-    def _upsert(self, targets: Sequence[Target], nodes: U64s, now_ms: int) -> None:
+    def _upsert(self, targets: Sequence[Target], nodes: U64s, renewed: Bools, now_ms: int) -> None:
         if not len(nodes):
             return
         self._batch += 1
@@ -145,8 +151,9 @@ class Refresher:
             revision = max((self._epoch << 32) + self._batch, target.vectors.revision_max() + 1)
             if gone.any():
                 target.vectors.delete(nodes[gone], revision=revision)
-            if not gone.all():
-                target.vectors.upsert(nodes[~gone], target.embed(nodes[~gone], now_ms), revision=revision)
+            wanted = nodes[~gone & renewed] if target.kept else nodes[~gone]
+            if len(wanted):
+                target.vectors.upsert(wanted, target.embed(wanted, now_ms), revision=revision)
 
     def _unmoved(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> Write:
         """The write that clears the marks which are still those that were read."""

@@ -9,8 +9,8 @@ before anything reads them: one altered offset would otherwise be a segmentation
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from functools import cached_property, lru_cache
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -46,21 +46,33 @@ class Bad:
     raw: bytes
 
 
+Events: TypeAlias = pa.RecordBatch | list[Event]
+"""Events as columns, or one by one where they came so: to make columns of single JSON messages costs more than to apply them."""
+
+
 @dataclass(frozen=True)
 class Decoded:
-    """What a run of records holds, in log order: events as columns with their origin, and what could not be read."""
+    """What a run of records holds, in log order: events with their origin, and what could not be read."""
 
     records: Sequence[Record]
-    events: pa.RecordBatch
+    source: Events
     record: I64s
     index: I64s
     bad: list[Bad]
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    @cached_property
+    def events(self) -> pa.RecordBatch:
+        """The events as columns; made when first asked for."""
+        return _columns(self.source) if isinstance(self.source, list) else self.source
 
 
 def decode(records: Sequence[Record]) -> Decoded:
     """Read every record; what cannot be read becomes a `Bad`, never an exception."""
     bad: list[Bad] = []
-    parts: list[pa.RecordBatch] = []
+    parts: list[Events] = []
     record_of: list[I64s] = []
     index_of: list[I64s] = []
     run: list[Event] = []
@@ -68,7 +80,7 @@ def decode(records: Sequence[Record]) -> Decoded:
 
     def close_run() -> None:
         if run:
-            parts.append(_columns(run))
+            parts.append(run.copy())
             record_of.append(np.array(run_records, dtype=np.int64))
             index_of.append(np.zeros(len(run), dtype=np.int64))
             run.clear()
@@ -94,15 +106,20 @@ def decode(records: Sequence[Record]) -> Decoded:
             except ValueError as error:
                 bad.append(Bad(n, 0, f"unreadable event: {error}"[:500], record.value[:BAD_BYTES_MAX]))
     close_run()
-    events = (
-        parts[0]
-        if len(parts) == 1
-        else pa.Table.from_batches(parts, EVENT_SCHEMA).combine_chunks().to_batches()[0]
-        if parts
-        else _columns([])
-    )
     nothing = np.empty(0, dtype=np.int64)
-    return Decoded(records, events, np.concatenate([nothing, *record_of]), np.concatenate([nothing, *index_of]), bad)
+    return Decoded(records, _joined(parts), np.concatenate([nothing, *record_of]), np.concatenate([nothing, *index_of]), bad)
+
+
+def _joined(parts: list[Events]) -> Events:
+    if len(parts) <= 1:
+        return parts[0] if parts else []
+    batches = [_columns(part) if isinstance(part, list) else part for part in parts]
+    return pa.Table.from_batches(batches, EVENT_SCHEMA).combine_chunks().to_batches()[0]
+
+
+def taken(events: Events, rows: I64s) -> Events:
+    """Some of the events, in this order."""
+    return [events[row] for row in rows.tolist()] if isinstance(events, list) else events.take(pa.array(rows))
 
 
 def decode_event(body: bytes) -> Event:

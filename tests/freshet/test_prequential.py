@@ -112,7 +112,7 @@ def test_baselines_rank_as_they_do_alone(tmp_path: Path) -> None:
         if mine:
             scores = baselines.scores(newest_first)
             open_rows = [n for n in range(ITEMS) if n not in mine]
-            table = np.stack([scores[name][open_rows] for name in BASELINES.values()])
+            table = np.stack([scores[name][open_rows] for name in ("pop", "recent", "rules")])
             wanted.append(mid_ranks(table, np.full(len(table), open_rows.index(row))).tolist())
         baselines.learn(newest_first, row)
         mine.append(row)

@@ -195,6 +195,24 @@ def test_both_targets_get_vectors_and_the_first_is_noted() -> None:
     assert (shop.vector(1), shop.vector(1, kept)) == (None, None)
 
 
+def test_a_kept_generation_gets_births_and_deletions_but_not_every_drift() -> None:
+    shop, kept = Shop(), MemoryVectors(DIM, collection="items-g0")
+    targets = [shop.target(), Target(0, kept, shop.embed, kept=True)]
+    shop.put(7, 8)
+    shop.refresher.step(targets, now_ms=0)
+    assert len(kept) == 2
+    before = kept.get(np.array([7], dtype=np.uint64))[0].copy()
+    shop.connect(7, {8: 1.0})
+    shop.mark(7)
+    assert shop.refresher.step(targets, now_ms=0).embedded == 1
+    assert (kept.get(np.array([7], dtype=np.uint64))[0] == before).all()
+    assert (shop.vectors.get(np.array([7], dtype=np.uint64))[0] != before).all()
+    shop.put(7, offset=1)
+    shop.put(8, offset=1, deleted=True)
+    shop.refresher.step(targets, now_ms=0)
+    assert (kept.get(np.array([7], dtype=np.uint64))[0] != before).all() and len(kept) == 1
+
+
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_a_flip_marks_everything_that_is_not_of_the_new_generation(partitions: int) -> None:
     shop, other = Shop(partitions), MemoryVectors(DIM, collection="items-g2")

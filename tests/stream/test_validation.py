@@ -20,7 +20,11 @@ LONG = "ü" * (ID_BYTES_MAX // 2)
 
 
 def reasons(*events: Event, append_ms: int = NOW_MS, shape: Shape | None = None) -> dict[int, str]:
-    return refusals(columns(events), np.full(len(events), append_ms, dtype=np.int64), shape or Shape())
+    """What is said of them as columns, having checked that the same is said of them one by one."""
+    stamps = np.full(len(events), append_ms, dtype=np.int64)
+    found = refusals(columns(events), stamps, shape or Shape())
+    assert refusals(list(events), stamps, shape or Shape()) == found
+    return found
 
 
 def changed(event: Event = EVENT, **fields: object) -> Event:
