@@ -3,7 +3,7 @@
 `base.py` holds the legend of shape letters and the numpy types that go in; `config.py` what a model is, stored in its
 checkpoint. The item tower is `unified.py` (id, hashed text of `text.py`, image slot, degree, neighbours), the user encoder
 `transformer.py`, the query-side head `heads.py`, and what the two share `layers.py`. `model.py` puts them together with the
-id vocabulary, gives bytes and reads them back. `single_user.py` is the user encoder and the head again, in numpy, for the
+id vocabulary, gives bytes and reads them back. `single_user.py` is the user encoder and the head again, compiled, for the
 one history of a look-up. `blend.py`, numpy alone, weighs the log-scores of several sources.
 
 A trunk (tower and user encoder) defines a space, and so a generation; a head is swapped inside it and moves no item vector.

@@ -25,7 +25,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer layer in which the queries may be fewer than the keys: x + attention, then x + perceptron.
 
-    We differ from the papers' GELU: ReLU, which the numpy path computes in one pass without erf. Their quality was not compared.
+    We differ from the papers' GELU: ReLU, which the compiled path computes in one pass without erf. Their quality was not compared.
     """
 
     def __init__(self, dim: int, heads: int, *, hidden: int, dropout: float) -> None:

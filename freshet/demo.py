@@ -7,6 +7,7 @@ first ranked by all systems, then appended, applied and visible, one by one; fin
 the gate promotes or refuses in public. 3. The log is replayed into an empty state, and the two digests are compared.
 """
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -161,7 +162,7 @@ class Demo:
         producer.flush()
         service.engine.drain(now_ms=now_ms())
         self.told.note(f"history: {len(rows):,} events applied; training the first model on them ...")
-        training.start(now_ms=now_ms(), events=0)
+        training.start(now_ms=now_ms(), events=0, threads=os.cpu_count() or 1)
         begin = time.perf_counter()
         while training.busy:
             service.step(now_ms=now_ms())

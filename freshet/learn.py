@@ -76,6 +76,7 @@ class Job(msgspec.Struct):
     new_events: int = 5000
     blend_events: int = 1500
     gate_events: int = 2500
+    threads: int = 1
 
 
 class Report(msgspec.Struct):
@@ -132,7 +133,7 @@ def main() -> None:
     """Run the job named on the command line."""
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
     os.nice(_NICENESS)
-    torch.set_num_threads(1)
+    torch.set_num_threads(job.threads)
     code = 0
     try:
         run(job, stored_contents(job))

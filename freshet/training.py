@@ -91,8 +91,8 @@ class Training:
             self.start(now_ms=now_ms, events=events)
         return None
 
-    def start(self, *, now_ms: int, events: int, kind: str | None = None) -> None:
-        """Start a training now: a trunk at first and every so many-th time, else a head."""
+    def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1) -> None:
+        """Start a training now: a trunk at first and every so many-th time, else a head. More threads only where nobody is served."""
         current, engine = self._service.current, self._service.engine
         chosen = kind or (TRUNK if current is None or self._count % self._trunk_every == 0 else HEAD)
         self._last_ms, self._events_at_last = now_ms, events
@@ -108,6 +108,7 @@ class Training:
             partitions=engine.shape.partitions,
             seed=self._count,
             seconds_max=self._seconds_max,
+            threads=threads,
         )
         self._launch(job, generation)
 
@@ -131,7 +132,7 @@ class Training:
         out.mkdir(parents=True)
         (out / "job.json").write_bytes(msgspec.json.encode(job))
         errors = (out / "errors.txt").open("w+b")
-        quiet = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        quiet = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
         command = [sys.executable, "-m", "freshet.learn", str(out / "job.json")]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=quiet, cwd=Path(__file__).parents[1])
         self._running = _Running(process, errors, job, f"g{generation}-{self._count}", generation)

@@ -6,6 +6,7 @@ A look-up asks for it once and uses it throughout, so a query vector never meets
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from encoders.base import F32s, I64s, U8s, U64s
@@ -46,6 +47,11 @@ class LiveModel:
     def __post_init__(self) -> None:
         if self.vectors.collection != self.collection:
             raise ValueError(f"{self.version} belongs to {self.collection}, not to {self.vectors.collection}: open its own generation")
+
+    @cached_property
+    def in_memory(self) -> InMemory | None:
+        """The vectors, if they lie here as one matrix; what a protocol has is asked once, not at each look-up."""
+        return self.vectors if isinstance(self.vectors, InMemory) else None
 
     @property
     def index_version(self) -> str:

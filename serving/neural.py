@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.live import InMemory, LiveModel
+from serving.live import LiveModel
 from serving.rows import RowIndex
 from serving.sources import Context
 from storage.arrays import F32s, F64s, I64s, U64s
@@ -51,9 +51,9 @@ class Space:
 
         One product with the whole matrix where it lies in memory and is not much larger than the candidates, else row by row.
         """
-        vectors = self._live.vectors
-        if isinstance(vectors, InMemory) and len(vectors) <= 4 * len(rows):
-            ids, matrix = vectors.matrix()
+        vectors, in_memory = self._live.vectors, self._live.in_memory
+        if in_memory is not None and len(vectors) <= 4 * len(rows):
+            ids, matrix = in_memory.matrix()
             scores = np.full(len(self._catalogue) + 1, -np.inf)  # the last place takes what the catalogue does not know
             scores[self._index.rows(ids)] = matrix @ query
             scores[-1] = -np.inf

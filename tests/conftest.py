@@ -6,6 +6,7 @@ Shapes in annotations are checked where tensors live; see `shape_checks.py`.
 """
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,10 +14,14 @@ from jaxtyping import install_import_hook
 
 from tests import shape_checks
 
+ROOT = Path(__file__).resolve().parents[1]
 for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):  # read once, when the library loads: so before any test imports it
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-install_import_hook(["encoders", "trainers"], f"{shape_checks.__name__}.checked")
+COMPILED = "kernels"  # numba reads the functions themselves
+folders = ("encoders", "trainers")
+modules = [f"{folder}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py") if path.stem != COMPILED]
+install_import_hook(modules, f"{shape_checks.__name__}.checked")
 
 # A kernel compiles inside the first example: no deadline. Seeded by the test itself: the same examples on every run.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,4 @@
-"""The numpy path for one user against torch, and how long it takes."""
+"""The compiled path for one user against torch, and how long it takes."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from encoders.model import Model
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 8])
-def test_one_user_in_numpy_equals_torch(model: Model, histories: Callable[..., HistoryBatch], length: int) -> None:
+def test_one_user_compiled_equals_torch(model: Model, histories: Callable[..., HistoryBatch], length: int) -> None:
     batch = histories([length], seed=length)
     kept = slice(8 - length, 8)
     ts_ms = np.cumsum(np.concatenate([[10**12], batch.gaps_ms[0, kept]]))
