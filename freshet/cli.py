@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 gap = typer.Typer(no_args_is_help=True, help="When the log no longer holds what comes next.")
 app.add_typer(gap, name="gap")
+topics = typer.Typer(no_args_is_help=True, help="Kafka's topics of the cluster form.")
+app.add_typer(topics, name="topics")
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -42,6 +44,8 @@ def main() -> None:
     for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):  # before the first of them is loaded: two threads contend badly for two cores
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    for library in ("kafka", "aiokafka"):  # a broker that is away is told once, by us
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except _mendable() as error:
@@ -155,6 +159,50 @@ def accept(data: Data = None) -> None:
 
 
 @app.command()
+def worker(host: str | None = None, port: Annotated[int | None, typer.Option(help="Of the worker's web page.")] = None) -> None:
+    """Apply events and edges of the cluster form, as one of many, until it is stopped. FRESHET_KAFKA names the brokers."""
+    from freshet.clock import now_ms
+    from freshet.cluster import services
+    from stream.app import Web, run_app
+    from stream.entity_writer import EntityWriter
+    from stream.worker import Worker
+
+    settings = _settings(host=host, worker_port=port)
+    with services(settings) as site:
+        err.print(f"freshet worker: http://{settings.host}:{settings.worker_port}/healthz (Ctrl-C stops it)", highlight=False)
+        doing = Worker(site.kafka, site.state, site.log, site.shape, group=settings.kafka_group)
+        entities = EntityWriter(site.state, site.log, site.shape)
+        run_app(doing, entities, site.kafka, web=Web(settings.host, settings.worker_port), clock_ms=now_ms)
+
+
+@topics.command()
+def create(replicas: Annotated[int, typer.Option(min=1, max=9, help="Copies of each partition.")] = 1) -> None:
+    """Make the topics that are missing, set up as they must be; the partition count is the setting's (FRESHET_PARTITIONS)."""
+    from freshet.cluster import kafka_of
+    from stream.topics import create as create_topics
+
+    settings = _settings()
+    made = create_topics(kafka_of(settings), partitions=settings.partitions, replicas=replicas)
+    out.print(f"made: {', '.join(made)}" if made else "all topics are there", highlight=False)
+
+
+@topics.command()
+def check() -> None:
+    """Compare the topics with what they must be, and say what to do about what is wrong."""
+    from freshet.cluster import kafka_of
+    from stream.topics import check as check_topics
+
+    settings = _settings()
+    wrong = 0
+    for finding in check_topics(kafka_of(settings), partitions=settings.partitions):
+        wrong += not finding.fine
+        out.print(f"[{'green' if finding.fine else 'red'}]{'ok' if finding.fine else 'wrong':<6}[/] {finding.topic}: ", end="")
+        out.print(finding.found + ("" if finding.fine else f" — {finding.do}"), markup=False, highlight=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(data: Data = None, url: Url = None) -> None:
     """Check everything freshet stands on, and say what to do about what is wrong."""
     from freshet.doctor import examine
@@ -213,6 +261,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     """Errors whose message is for the person at the terminal."""
     from encoders.model import CheckpointError
     from freshet.access import Unreachable
+    from freshet.cluster import ServiceUnreachable
     from freshet.engine import FolderBusy
     from freshet.readers.source import BrokenFile, UnknownLayout
     from freshet.recbole import DataUnavailable
@@ -221,10 +270,11 @@ def _mendable() -> tuple[type[Exception], ...]:
     from storage.models import Damaged
     from storage.state import Gap, ShapeChanged
     from storage.vectors import VectorsDamaged, VectorsLocked
+    from stream.kafka import KafkaUnreachable
 
     return (
         FolderBusy, Unreachable, UnknownLayout, BrokenFile, DataUnavailable, ArchiveDamaged, LogFull, Damaged, Gap, ShapeChanged,
-        VectorsDamaged, VectorsLocked, CheckpointError, OSError, ValidationError, msgspec.DecodeError,
+        VectorsDamaged, VectorsLocked, CheckpointError, ServiceUnreachable, KafkaUnreachable, OSError, ValidationError, msgspec.DecodeError,
     )  # fmt: skip
 
 

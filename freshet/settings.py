@@ -5,9 +5,9 @@ What the model is lives beside the model; what shapes the state lives in `stream
 
 import os
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "FRESHET_"
@@ -32,6 +32,25 @@ class Settings(BaseSettings):
     train_interval_s: float = Field(30.0, ge=0, description="seconds between two trainings at least")
     trunk_every: int = Field(4, ge=1, description="every so many-th training retrains the trunk: a new generation")
     train_seconds_max: float = Field(120.0, ge=1, description="time one training may take, gate not counted")
+    kafka: str = Field("", description="brokers of the cluster form, host:port,host:port; empty: the embedded form")
+    kafka_prefix: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$", description="before every topic's name")
+    kafka_group: str = Field("freshet", min_length=1, description="consumer group of the workers")
+    kafka_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="how brokers are spoken to")
+    kafka_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="how a SASL user proves itself"
+    )
+    kafka_user: str = Field("", description="SASL user")
+    kafka_password: SecretStr = Field(SecretStr(""), description="SASL password")
+    kafka_ca: Path | None = Field(None, description="certificate authority the brokers' certificates are checked with")
+    kafka_certificate: Path | None = Field(None, description="our certificate, where brokers ask for one")
+    kafka_key: Path | None = Field(None, description="the key of our certificate")
+    redis: str = Field("redis://127.0.0.1:6379", description="the cluster form's state: redis:// or rediss:// (TLS), without a password")
+    redis_cluster: bool = Field(False, description="whether that is a node of a Redis Cluster")
+    redis_prefix: str = Field("freshet", min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$", description="before every key")
+    redis_user: str = Field("", description="ACL user")
+    redis_password: SecretStr = Field(SecretStr(""), description="its password")
+    redis_ca: Path | None = Field(None, description="certificate authority the server's certificate is checked with")
+    worker_port: int = Field(6066, ge=1, le=65535, description="port of a worker's web page, /healthz and /metrics, on `host`")
     versions_max: int = Field(5, ge=1, description="model versions kept beside the live one and its predecessor")
 
     @model_validator(mode="after")

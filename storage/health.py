@@ -1,7 +1,7 @@
-"""Heartbeats: each process says, in one small file, that it lives, what it has loaded and how far it has read.
+"""Heartbeats: each process says that it lives, what it has loaded and how far it has read; in one small file, or in Redis.
 
 Not a log and not a lock: the last word of each process, lost without harm. The console reads all of them; a promotion
-waits for those that serve; a collection named by one is not dropped.
+waits for those that serve; a collection named by one is not dropped. `health_redis.py` is the form for many machines.
 
     health = Health(root / "health")
     health.beat(Beat("serving-0", os.getpid(), at_ms=now_ms, version="g1-h3", collection="items-g1", watermark=8123))
@@ -10,9 +10,10 @@ waits for those that serve; a collection named by one is not dropped.
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from storage.files import sweep, write_file
 
@@ -33,6 +34,22 @@ class Beat:
     watermark: int | None = None
 
 
+class Beats(Protocol):
+    """The last word of each process, by process name and pid; bounded."""
+
+    def beat(self, beat: Beat) -> None:
+        """Replace the process's record; those a day older, and the oldest above the bound, go. ValueError for a name that is none."""
+
+    def read(self) -> list[Beat]:
+        """Every record, by process name and pid; an unreadable one is left out."""
+
+    def alive(self, now_ms: int, *, within_ms: int) -> list[Beat]:
+        """Records not older than `within_ms`."""
+
+    def forget(self, beat: Beat) -> None:
+        """Remove the process's record: the last act of a clean end."""
+
+
 class Health:
     """A folder with a file per process name and pid, at most `records_max`."""
 
@@ -47,36 +64,70 @@ class Health:
 
         Not synced: after a power cut there is no process to speak of. Raises ValueError for a name that is no file name, `DiskFull`.
         """
-        if not _NAME.fullmatch(beat.process):
-            raise ValueError(f"process name {beat.process!r}: letters, digits, '_' and '-', at most 64")
-        write_file(self._path(beat), json.dumps(asdict(beat)).encode(), durable=False)
-        others = sorted((other for other in self.read() if self._path(other) != self._path(beat)), key=lambda other: other.at_ms)
-        surplus = max(0, len(others) + 1 - self._records_max)
-        for position, other in enumerate(others):
-            if position < surplus or other.at_ms < beat.at_ms - KEPT_MS:
-                self._path(other).unlink(missing_ok=True)
+        data = beat_bytes(beat)
+        write_file(self._path(beat), data, durable=False)
+        for other in outlived(self.read(), beat, self._records_max):
+            self._path(other).unlink(missing_ok=True)
 
     def read(self) -> list[Beat]:
         """Every record, by process name and pid; an unreadable one is left out."""
-        found = [beat for path in self._folder.glob("*.json") if (beat := _parsed(path)) is not None]
-        return sorted(found, key=lambda beat: (beat.process, beat.pid))
+        return in_order(_parsed(path) for path in self._folder.glob("*.json"))
 
     def alive(self, now_ms: int, *, within_ms: int) -> list[Beat]:
         """Records not older than `within_ms`."""
-        return [beat for beat in self.read() if beat.at_ms >= now_ms - within_ms]
+        return lately(self.read(), now_ms, within_ms=within_ms)
 
     def forget(self, beat: Beat) -> None:
         """Remove the process's record: the last act of a clean end."""
         self._path(beat).unlink(missing_ok=True)
 
     def _path(self, beat: Beat) -> Path:
-        return self._folder / f"{beat.process}.{beat.pid}.json"
+        return self._folder / f"{key_of(beat)}.json"
+
+
+def key_of(beat: Beat) -> str:
+    """Whose record it is."""
+    return f"{beat.process}.{beat.pid}"
+
+
+def beat_bytes(beat: Beat) -> bytes:
+    """The record as JSON. Raises ValueError for a process name that is no file name."""
+    if not _NAME.fullmatch(beat.process):
+        raise ValueError(f"process name {beat.process!r}: letters, digits, '_' and '-', at most 64")
+    return json.dumps(asdict(beat)).encode()
+
+
+def beat_in(key: str, data: bytes) -> Beat | None:
+    """The record of this key; None when it cannot be read.
+
+    The key says whose record it is: one that says otherwise inside would make `beat` remove another's.
+    """
+    try:
+        beat = Beat(**json.loads(data))
+    except (ValueError, TypeError):
+        return None
+    return beat if key == key_of(beat) and isinstance(beat.at_ms, int) else None
+
+
+def in_order(beats: Iterable[Beat | None]) -> list[Beat]:
+    """Those that could be read, by process name and pid."""
+    return sorted((beat for beat in beats if beat is not None), key=lambda beat: (beat.process, beat.pid))
+
+
+def lately(beats: Iterable[Beat], now_ms: int, *, within_ms: int) -> list[Beat]:
+    """Those not older than `within_ms`."""
+    return [beat for beat in beats if beat.at_ms >= now_ms - within_ms]
+
+
+def outlived(beats: Iterable[Beat], newest: Beat, records_max: int) -> list[Beat]:
+    """The records that go: a day older than `newest`, and the oldest above the bound."""
+    others = sorted((beat for beat in beats if key_of(beat) != key_of(newest)), key=lambda beat: beat.at_ms)
+    surplus = max(0, len(others) + 1 - records_max)
+    return [other for position, other in enumerate(others) if position < surplus or other.at_ms < newest.at_ms - KEPT_MS]
 
 
 def _parsed(path: Path) -> Beat | None:
     try:
-        beat = Beat(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, FileNotFoundError):
+        return beat_in(path.name.removesuffix(".json"), path.read_bytes())
+    except FileNotFoundError:
         return None
-    # The name says whose record it is: one that says otherwise inside would make `beat` remove another's file.
-    return beat if path.name == f"{beat.process}.{beat.pid}.json" and isinstance(beat.at_ms, int) else None

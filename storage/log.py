@@ -19,6 +19,7 @@ class Entry(NamedTuple):
     partition: int
     value: bytes
     form: int = JSON
+    key: bytes | None = None
 
 
 class Position(NamedTuple):
@@ -38,6 +39,7 @@ class Record(NamedTuple):
     append_ms: int
     form: int
     value: bytes
+    key: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class LmdbLog:
         try:
             with self._env.begin(write=True) as txn:
                 held = self._load(topic, txn) or self._make(txn, topic)
-                for partition, value, form in entries:
+                for partition, value, form, _ in entries:
                     offset, number = held.end[partition], held.next_number
                     txn.put(
                         _NUMBER.pack(held.index, number),

@@ -54,6 +54,10 @@ class Names:
             known.clear()
         known.update(fresh)
 
+    def forget(self) -> None:
+        """Empty the cache."""
+        self._known.clear()
+
     def name(self, node: int, partition: int) -> str | None:
         """The string behind an id."""
         (blob,) = self._state.read(NAMES, partition, np.array([node], dtype=np.uint64))

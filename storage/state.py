@@ -22,7 +22,9 @@ DIRTY: Final = "dirty"
 EMBEDDED: Final = "embedded"
 NAMES: Final = "names"
 TALLIES: Final = "tallies"
-TABLES: Final = (HISTORIES, SEEN, COUNTS, NEIGHBOURS, NODES, DIRTY, EMBEDDED, NAMES, TALLIES)
+UPSTREAM: Final = "upstream"
+ORDERS: Final = "orders"
+TABLES: Final = (HISTORIES, SEEN, COUNTS, NEIGHBOURS, NODES, DIRTY, EMBEDDED, NAMES, TALLIES, UPSTREAM, ORDERS)
 DIGESTED: Final = (HISTORIES, SEEN, COUNTS, NEIGHBOURS)
 
 
@@ -73,6 +75,16 @@ class Write:
     values: Sequence[bytes | memoryview | None]
 
 
+@dataclass(frozen=True)
+class Newest:
+    """A row of NODES that is written only over an older one: `order` is compared; `mark` is its dirty mark, None without one."""
+
+    id: int
+    order: tuple[int, int]
+    value: bytes
+    mark: bytes | None
+
+
 class State(Protocol):
     """Read after commit sees all of it; a commit is all or nothing, also when the process dies in the middle."""
 
@@ -102,3 +114,37 @@ class State(Protocol):
 
     def close(self) -> None:
         """Flush and release; a clean close is noted."""
+
+
+def check_shape(stored: dict[str, str | int | float], wanted: dict[str, str | int | float]) -> None:
+    """Raise `ShapeChanged` naming every difference and the way out."""
+    differing = [
+        f"{name}: stored {stored.get(name)!r}, asked {wanted.get(name)!r}"
+        for name in sorted({*stored, *wanted})
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise ShapeChanged(
+            f"this state was built with other settings ({'; '.join(differing)}). Start with the old ones, or rebuild: freshet rebuild"
+        )
+
+
+def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
+    """Raise `Gap` when the log is not the one that was read."""
+    if stored not in ("", found):
+        raise Gap(
+            f"partition {partition} of {stream!r} was read from topic id {stored}, the log now has {found}. "
+            "Rebuild from the archive (freshet rebuild), or accept the loss on record (freshet gap accept)."
+        )
+
+
+def check_advance(advance: Advance, epoch: int, watermark: int) -> None:
+    """Raise unless the claim is the latest and the watermark is where the batch began."""
+    if epoch != advance.claim.epoch:
+        raise Fenced(
+            f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}"
+        )
+    if watermark != advance.before:
+        raise WatermarkMoved(
+            f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}"
+        )

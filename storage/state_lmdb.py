@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Fenced, Gap, ShapeChanged, WatermarkMoved, Write
+from storage.state import TABLES, Advance, Claim, Write, check_advance, check_shape, check_topic
 
 _BOOT: Final = b"boot"
 _SHAPE: Final = b"shape"
@@ -173,40 +173,6 @@ def boot_id() -> str:
     """The machine's boot id: another one means that unsynced pages are gone."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else "unknown"
-
-
-def check_shape(stored: dict[str, str | int | float], wanted: dict[str, str | int | float]) -> None:
-    """Raise `ShapeChanged` naming every difference and the way out."""
-    differing = [
-        f"{name}: stored {stored.get(name)!r}, asked {wanted.get(name)!r}"
-        for name in sorted({*stored, *wanted})
-        if stored.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise ShapeChanged(
-            f"this state was built with other settings ({'; '.join(differing)}). Start with the old ones, or rebuild: freshet rebuild"
-        )
-
-
-def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
-    """Raise `Gap` when the log is not the one that was read."""
-    if stored not in ("", found):
-        raise Gap(
-            f"partition {partition} of {stream!r} was read from topic id {stored}, the log now has {found}. "
-            "Rebuild from the archive (freshet rebuild), or accept the loss on record (freshet gap accept)."
-        )
-
-
-def check_advance(advance: Advance, epoch: int, watermark: int) -> None:
-    """Raise unless the claim is the latest and the watermark is where the batch began."""
-    if epoch != advance.claim.epoch:
-        raise Fenced(
-            f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}"
-        )
-    if watermark != advance.before:
-        raise WatermarkMoved(
-            f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}"
-        )
 
 
 def _key(stream: str, partition: int) -> bytes:

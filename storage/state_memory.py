@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Write
-from storage.state_lmdb import check_advance, check_shape, check_topic
+from storage.state import TABLES, Advance, Claim, Write, check_advance, check_shape, check_topic
 
 
 class MemoryState:

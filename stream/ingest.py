@@ -3,12 +3,13 @@
     ingest = Ingest(state, log, shape, names=Names(state)); ingest.claim()
     applied = ingest.apply(records)
 
-Order of effects: 1. dead letters are appended; 2. names, histories, seen-sets, counts, neighbours, dirty marks, tallies
-and watermarks are committed at once; 3. caches learn what was committed. A crash before 2 repeats 1, which is harmless,
-because a letter is known by its origin.
+Order of effects: 1. dead letters are appended, and edges where they have a topic of their own; 2. names, histories,
+seen-sets, counts, neighbours, dirty marks, tallies and watermarks are committed at once; 3. caches learn what was
+committed. A crash before 2 repeats 1, which is harmless: a letter is known by its origin, an edge by its event.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +26,7 @@ from storage.partitioned import distinct_rows, present, read_rows, write_rows
 from storage.ragged import group
 from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
+from stream.edges import EDGES, Upstream, place, split
 from stream.hashing import Hashed, hash_events
 from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours, reduce_users
 from stream.shape import Shape
@@ -63,29 +65,36 @@ class Applied:
 
 
 @dataclass
-class _Batch:
+class Prepared:
+    """A batch reduced and not yet committed: what it will write, and what is to be on the log before it may."""
+
+    decoded: Decoded
     hashed: Hashed
+    letters: list[DeadLetter]
     applied: Bools
     edges: Edges
+    rows: I64s
     writes: list[Write] = field(default_factory=list)
     items: U64s = field(default_factory=lambda: np.empty(0, np.uint64))
     counts: I64s = field(default_factory=lambda: np.empty((0, 4), np.int64))
 
 
-def _no_fault(point: str) -> None:
+def no_fault(point: str) -> None:
     """Where tests let the process die."""
 
 
 class Ingest:
     """Applies records in the order given. `fault` is called at each named point of a commit.
 
-    A replay (`replaying`) sends no dead letters and looks for no gap.
+    A replay (`replaying`) sends no dead letters and looks for no gap. With `edges_apart` edges go to their own topic, keyed
+    by node, and a commit touches one partition alone; else neighbours are part of the commit.
     """
 
-    def __init__(  # noqa: PLR0913  # what it works on, and two switches
-        self, state: State, log: Log, shape: Shape, *, names: Names, replaying: bool = False, fault: Callable[[str], None] = _no_fault
-    ) -> None:
-        self._replaying = replaying
+    def __init__(  # noqa: PLR0913  # what it works on, and three switches
+        self, state: State, log: Log, shape: Shape, *, names: Names, replaying: bool = False, edges_apart: bool = False,
+        fault: Callable[[str], None] = no_fault,
+    ) -> None:  # fmt: skip
+        self._replaying, self._edges_apart = replaying, edges_apart
         self._state, self._log, self._shape, self._names, self._fault = state, log, shape, names, fault
         self._claims: dict[int, Claim] = {}
         self._marks: dict[int, int] = {}
@@ -93,15 +102,20 @@ class Ingest:
 
     def claim(self) -> dict[int, int]:
         """Claim every partition and return the watermarks. Raises `Gap` when the log cannot continue them."""
-        topic = self._log.topic(EVENTS)
         for partition in range(self._shape.partitions):
-            claim = self._state.claim(EVENTS, partition, topic.id)
-            if not self._replaying:
-                check_gap(self._log, claim)
-            self._claims[partition], self._marks[partition] = claim, claim.watermark
-            (blob,) = self._state.read(TALLIES, partition, _TALLY)
-            self._tallies[partition] = msgspec.json.decode(blob, type=Tally) if blob else Tally()
+            self.claim_partition(partition)
         return dict(self._marks)
+
+    def claim_partition(self, partition: int) -> int:
+        """Claim one partition and return its watermark; nothing that was known of it before counts. Raises `Gap`."""
+        claim = self._state.claim(EVENTS, partition, self._log.topic(EVENTS).id)
+        if not self._replaying:
+            check_gap(self._log, claim)
+        self._claims[partition], self._marks[partition] = claim, claim.watermark
+        (blob,) = self._state.read(TALLIES, partition, _TALLY)
+        self._tallies[partition] = msgspec.json.decode(blob, type=Tally) if blob else Tally()
+        self._names.forget()  # a state that lost its last second has lost names too
+        return claim.watermark
 
     @property
     def tallies(self) -> dict[int, Tally]:
@@ -114,6 +128,12 @@ class Ingest:
 
     def apply_decoded(self, decoded: Decoded, *, now_ms: int) -> Applied:
         """Apply records that were decoded already; all must be at or above their watermark."""
+        prepared = self.prepare(decoded)
+        self.publish([prepared], now_ms=now_ms)
+        return self.commit(prepared)
+
+    def prepare(self, decoded: Decoded) -> Prepared:
+        """Validate, hash and reduce a batch over the state as it is; nothing is written."""
         records = decoded.records
         append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
         reasons = refusals(decoded.source, append_ms, self._shape)
@@ -121,22 +141,51 @@ class Ingest:
         valid[list(reasons)] = False
         hashed = self._hash(decoded, valid, reasons)
         letters = self._letters(decoded, reasons)
-        if letters and not self._replaying:
+        return self._reduce(decoded, hashed, letters, rows=np.flatnonzero(valid))
+
+    def publish(self, batches: Sequence[Prepared], *, now_ms: int) -> None:
+        """Append what must be on the log before these batches may be committed, and wait until it is."""
+        if self._replaying:
+            return
+        letters = [letter for prepared in batches for letter in prepared.letters]
+        if letters:
             self._fault("before dead letters")
             self._log.append(DEAD_LETTERS, [Entry(0, encode(letter)) for letter in letters], now_ms=now_ms)
             self._fault("after dead letters")
-        batch = self._reduce(hashed, mark=records[-1].number if records else 0)
-        advances = self._advances(records)
-        tallies = self._tally(hashed, batch.applied, letters)
-        batch.writes += [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
+        if self._edges_apart:
+            self._publish_edges(batches, now_ms)
+
+    def commit(self, prepared: Prepared, *, ends: Mapping[int, int] | None = None) -> Applied:
+        """Write a batch at once. `ends`: where each partition's reader stands, if beyond the last record.
+
+        Raises `Fenced`, `WatermarkMoved`: somebody else has the partition, or the state is another than this batch was reduced over.
+        """
+        advances = self._advances(prepared.decoded.records, ends or {})
+        tallies = self._tally(prepared)
+        writes = prepared.writes + [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
         self._fault("before commit")
-        self._state.commit(advances, batch.writes)
+        self._state.commit(advances, writes)
         self._fault("after commit")
         self._marks.update({a.claim.partition: a.after for a in advances})
         self._tallies.update(tallies)
-        for kind, fresh in hashed.fresh:
+        for kind, fresh in prepared.hashed.fresh:
             self._names.learn(kind, fresh)
-        return self._applied(decoded, letters, batch)
+        return _applied(prepared)
+
+    def _publish_edges(self, batches: Sequence[Prepared], now_ms: int) -> None:
+        """Round after round; batches are of different upstream partitions, so their messages do not wait for one another."""
+        streams = []
+        for prepared in batches:
+            decoded = prepared.decoded
+            if len(prepared.edges):
+                partition = decoded.records[0].partition
+                offsets = np.array([record.offset for record in decoded.records], dtype=np.int64)[decoded.record[prepared.rows]]
+                upstream = Upstream(partition, self._claims[partition].incarnation)
+                streams.append(split(upstream, prepared.edges, place(offsets, decoded.index[prepared.rows]), self._shape.partitions))
+        for turn in itertools.zip_longest(*streams, fillvalue=[]):
+            self._fault("before edges")
+            self._log.append(EDGES, [entry for entries in turn for entry in entries], now_ms=now_ms)
+            self._fault("after edges")
 
     def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:
         """Hash the valid rows; rows that are misrouted or whose id belongs to another name join the refused ones."""
@@ -179,25 +228,25 @@ class Ingest:
             )  # fmt: skip
         return letters
 
-    def _reduce(self, hashed: Hashed, *, mark: int) -> _Batch:
+    def _reduce(self, decoded: Decoded, hashed: Hashed, letters: list[DeadLetter], *, rows: I64s) -> Prepared:
         columns, shape, state = hashed.columns, self._shape, self._state
-        users, rows = distinct_rows(columns.users)
+        users, places = distinct_rows(columns.users)
         where = np.zeros(len(users), dtype=np.int64)
-        where[rows] = hashed.partitions
-        added = np.bincount(rows, minlength=len(users)).astype(np.int64)
+        where[places] = hashed.partitions
+        added = np.bincount(places, minlength=len(users)).astype(np.int64)
         held = load_histories(read_rows(state, HISTORIES, where, users), added, history_max=shape.history_max)
         seen = load_seen(read_rows(state, SEEN, where, users), added, seen_max=shape.seen_max)
-        edges, applied = reduce_users(rows, columns, held, seen, shape)
-        batch = _Batch(hashed, applied, edges, list(hashed.writes))
+        edges, applied = reduce_users(places, columns, held, seen, shape)
+        batch = Prepared(decoded, hashed, letters, applied, edges, rows, list(hashed.writes))
         if len(users):
             batch.writes += write_rows(HISTORIES, where, users, store_histories(held))
             batch.writes += write_rows(SEEN, where, users, store_seen(seen))
             self._count(batch)
-        if len(edges.nodes):
-            self._connect(batch, mark)
+        if len(edges) and not self._edges_apart:
+            self._connect(batch)
         return batch
 
-    def _count(self, batch: _Batch) -> None:
+    def _count(self, batch: Prepared) -> None:
         hashed, shape = batch.hashed, self._shape
         columns = hashed.columns
         keys, rows = distinct_rows(columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
@@ -210,57 +259,70 @@ class Ingest:
         if used.any():
             batch.writes += write_rows(COUNTS, where[used], items[used], store_counts(np.ascontiguousarray(table[used])))
 
-    def _connect(self, batch: _Batch, mark: int) -> None:
-        edges, shape = batch.edges, self._shape
-        list_ids, rows = distinct_rows(edges.list_ids)
-        nodes = np.zeros(len(list_ids), dtype=np.uint64)
-        nodes[rows] = edges.nodes
-        where = node_partition(nodes, shape.partitions)
-        order, begin = group(rows, len(list_ids))
-        lists = load_neighbours(read_rows(self._state, NEIGHBOURS, where, list_ids), np.diff(begin), neighbours_max=shape.neighbours_max)
-        reduce_neighbours(lists, order, begin, edges, shape)
-        batch.writes += write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
+    def _connect(self, batch: Prepared) -> None:
+        """Neighbours and dirty marks as part of this commit; a collection has no vector and is not marked."""
         collections = batch.hashed.columns.collections
-        changed = np.unique(nodes[~np.isin(nodes, collections[collections != 0])])
-        if len(changed):
-            batch.writes += write_rows(
-                DIRTY, node_partition(changed, shape.partitions), changed, [mark.to_bytes(8, "little")] * len(changed)
-            )
+        named = collections[collections != 0]
+        items = ~np.isin(batch.edges.nodes, named) if len(named) else np.ones(len(batch.edges), dtype=np.bool_)
+        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=batch.decoded.records[-1].number)
 
-    def _advances(self, records: Sequence[Record]) -> list[Advance]:
-        after = {record.partition: record.offset + 1 for record in records}
+    def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
+        after = dict(ends)
+        for record in records:
+            after[record.partition] = max(record.offset + 1, after.get(record.partition, 0))
         return [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
 
-    def _tally(self, hashed: Hashed, applied: Bools, letters: list[DeadLetter]) -> dict[int, Tally]:
-        tallies: dict[int, Tally] = {}
-        for partition in {*present(hashed.partitions), *(letter.partition for letter in letters)}:
+    def _tally(self, prepared: Prepared) -> dict[int, Tally]:
+        hashed, tallies = prepared.hashed, dict[int, Tally]()
+        for partition in {*present(hashed.partitions), *(letter.partition for letter in prepared.letters)}:
             old, here = self._tallies[partition], hashed.partitions == partition
             dead = dict(old.dead_letters)
-            for letter in letters:
+            for letter in prepared.letters:
                 if letter.partition == partition:
                     dead[letter.kind] = dead.get(letter.kind, 0) + 1
             newest_ms = int((hashed.columns.stamps[here] >> np.uint64(16)).max(initial=0))
             tallies[partition] = Tally(
-                accepted=old.accepted + int(here.sum()), duplicates=old.duplicates + int((~applied[here]).sum()),
+                accepted=old.accepted + int(here.sum()), duplicates=old.duplicates + int((~prepared.applied[here]).sum()),
                 dead_letters=dead, newest_ms=max(old.newest_ms, newest_ms),
             )  # fmt: skip
         return tallies
 
-    def _applied(self, decoded: Decoded, letters: list[DeadLetter], batch: _Batch) -> Applied:
-        columns = batch.hashed.columns
-        return Applied(
-            records=len(decoded.records),
-            events=len(columns),
-            duplicates=int((~batch.applied).sum()),
-            dead_letters=letters,
-            items=batch.items,
-            counts=batch.counts,
-            born={name: node for kind, fresh in batch.hashed.fresh if kind == 0 for name, node in fresh.items()},
-            ts_ms=int(columns.stamps.max() >> np.uint64(16)) if len(columns) else 0,
-            decoded=decoded,
-            columns=columns,
-            kept=batch.applied,
-        )
+
+def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: int) -> list[Write]:
+    """Edges to neighbour lists and dirty marks: the writes.
+
+    items (E,): the edge's node is an item, so it has a vector; `mark` tells one change from the next.
+    """
+    list_ids, rows = distinct_rows(edges.list_ids)
+    nodes, marked = np.zeros(len(list_ids), dtype=np.uint64), np.zeros(len(list_ids), dtype=np.bool_)
+    nodes[rows], marked[rows] = edges.nodes, items
+    where = node_partition(nodes, shape.partitions)
+    order, begin = group(rows, len(list_ids))
+    lists = load_neighbours(read_rows(state, NEIGHBOURS, where, list_ids), np.diff(begin), neighbours_max=shape.neighbours_max)
+    reduce_neighbours(lists, order, begin, edges, shape)
+    writes = write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
+    changed = np.unique(nodes[marked])
+    if len(changed):
+        marks = [mark.to_bytes(8, "little")] * len(changed)
+        writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, marks)
+    return writes
+
+
+def _applied(prepared: Prepared) -> Applied:
+    columns = prepared.hashed.columns
+    return Applied(
+        records=len(prepared.decoded.records),
+        events=len(columns),
+        duplicates=int((~prepared.applied).sum()),
+        dead_letters=prepared.letters,
+        items=prepared.items,
+        counts=prepared.counts,
+        born={name: node for kind, fresh in prepared.hashed.fresh if kind == 0 for name, node in fresh.items()},
+        ts_ms=int(columns.stamps.max() >> np.uint64(16)) if len(columns) else 0,
+        decoded=prepared.decoded,
+        columns=columns,
+        kept=prepared.applied,
+    )
 
 
 def check_gap(log: Log, claim: Claim) -> None:

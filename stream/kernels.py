@@ -19,10 +19,11 @@ def apply_events(
     start, h_items, h_stamps, h_size, ring, ring_size, ring_next,
     seen_start, s_items, s_ts, s_size,
     positive, history_max, seen_max, window, salts, applied,
-    e_nodes, e_lists, e_targets, e_amounts, e_ts,
+    e_nodes, e_lists, e_targets, e_amounts, e_ts, emitted,
 ):  # fmt: skip
     count = 0
     for n in range(len(rows)):
+        emitted[n] = count
         row = rows[n]
         if _known(ring[row], ring_size[row], event_ids[n]):
             continue
@@ -55,6 +56,7 @@ def apply_events(
         h_size[row] = _insert(h_items, h_stamps, base, size, at, item, stamps[n], history_max)
         if has_item[n]:
             s_size[row] = _see(s_items, s_ts, seen_start[row], s_size[row], item, ts, seen_max)
+    emitted[len(rows)] = count
     return count
 
 

@@ -38,17 +38,26 @@ class Columns:
 
 @dataclass(frozen=True)
 class Edges:
-    """Directed edges in log order: add `amount` at `ts_ms` to neighbour `target` of `node`'s list `list_id`. All (E,)."""
+    """Directed edges in log order: add `amount` at `ts_ms` to neighbour `target` of `node`'s list `list_id`. All (E,).
+
+    `events`: the row of the event that made each edge. They come in pairs, there and back.
+    """
 
     nodes: U64s
     list_ids: U64s
     targets: U64s
     amounts: I64s
     ts_ms: I64s
+    events: I64s
 
-    def first(self, count: int) -> "Edges":
-        """The first so many."""
-        return Edges(self.nodes[:count], self.list_ids[:count], self.targets[:count], self.amounts[:count], self.ts_ms[:count])
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def take(self, rows: I64s | Bools) -> "Edges":
+        """Some of them, in this order."""
+        return Edges(
+            self.nodes[rows], self.list_ids[rows], self.targets[rows], self.amounts[rows], self.ts_ms[rows], self.events[rows]
+        )  # fmt: skip
 
 
 def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, shape: Shape) -> tuple[Edges, Bools]:
@@ -60,10 +69,9 @@ def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, 
     """
     applied = np.zeros(len(rows), dtype=np.bool_)
     room = len(rows) * (4 * shape.edge_window + 4)
-    edges = Edges(
-        nodes=np.empty(room, np.uint64), list_ids=np.empty(room, np.uint64), targets=np.empty(room, np.uint64),
-        amounts=np.empty(room, np.int64), ts_ms=np.empty(room, np.int64),
-    )  # fmt: skip
+    nodes, list_ids, targets = (np.empty(room, np.uint64) for _ in range(3))
+    amounts, ts_ms = (np.empty(room, np.int64) for _ in range(2))
+    emitted = np.empty(len(rows) + 1, np.int64)
     positive = np.zeros(256, dtype=np.bool_)
     for action in shape.actions.values():
         positive[action.code] = action.positive
@@ -72,9 +80,10 @@ def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, 
         held.start, held.items, held.stamps, held.size, held.ring, held.ring_size, held.ring_next,
         seen.start, seen.items, seen.ts_ms, seen.size,
         positive, shape.history_max, shape.seen_max, shape.edge_window, SALTS, applied,
-        edges.nodes, edges.list_ids, edges.targets, edges.amounts, edges.ts_ms,
+        nodes, list_ids, targets, amounts, ts_ms, emitted,
     )  # fmt: skip
-    return edges.first(count), applied
+    events = np.repeat(np.arange(len(rows)), np.diff(emitted))
+    return Edges(nodes[:count], list_ids[:count], targets[:count], amounts[:count], ts_ms[:count], events), applied
 
 
 def reduce_neighbours(lists: NeighbourSet, order: I64s, begin: I64s, edges: Edges, shape: Shape) -> None:

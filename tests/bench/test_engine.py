@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import engine
+from bench import engine, synthetic
 
 
 @pytest.mark.parametrize(("form", "events"), [("packs", 3000), ("json", 600)])
@@ -29,7 +29,7 @@ def test_the_last_line_is_the_whole_report(capsys: pytest.CaptureFixture[str], f
 
 def test_events_are_zipf_over_the_named_sizes() -> None:
     """Exponent 1: rank r is drawn in proportion to 1/r."""
-    drawn = engine._zipf(np.random.default_rng(0), 1000, 50_000)
+    drawn = synthetic.zipf(np.random.default_rng(0), 1000, 50_000)
     share = np.bincount(drawn, minlength=1000) / 50_000
     weights = 1 / np.arange(1, 1001)
     wanted = weights / weights.sum()
@@ -42,4 +42,6 @@ def test_the_form_must_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         engine.main(["--events", "100"])
     assert ended.value.code == 2
-    assert "--embedded" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--embedded" in said
+    assert "--cluster" in said

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import freshet.engine
-import storage.archive
+import storage.places
 from freshet.engine import Engine, FolderBusy
 from freshet.settings import Settings
 from storage.files import DiskFull
@@ -272,7 +272,7 @@ def test_a_full_disk_at_the_close_still_releases_the_folder_and_loses_nothing(tm
     engine.append_events([body(n) for n in range(4)], now_ms=APPEND_MS)
     engine.drain(now_ms=APPEND_MS)
     with monkeypatch.context() as patch:
-        patch.setattr(storage.archive, "write_file", full)
+        patch.setattr(storage.places, "write_file", full)
         with pytest.raises(DiskFull):
             engine.close()
     with Engine(at(tmp_path)) as again:

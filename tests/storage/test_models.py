@@ -1,4 +1,7 @@
-"""The registry: a version is whole or absent, the live record moves by compare and set, and nothing that fails breaks it."""
+"""The registry: a version is whole or absent, the live record moves by compare and set, and nothing that fails breaks it.
+
+The contract runs over every form; then what only the one in a folder must keep. `test_models_redis.py` has Redis's own.
+"""
 
 import errno
 import math
@@ -6,13 +9,19 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from storage.files import DiskFull
-from storage.models import Damaged, Live, Registry, StaleRecord, UnknownVersion, Version
+from storage.models import DECISIONS_MAX, Damaged, Live, Models, Registry, StaleRecord, UnknownVersion, Version
+from storage.models_redis import RedisRegistry
+from storage.places import FsPlace, LocalPlace, Place
+from tests.services import redis_server
 
 ROOT = Path(__file__).parents[2]
 FILES = {"model.pt": b"weights" * 1000, "blend.json": b"{}"}
@@ -22,39 +31,104 @@ def version(number: int, generation: int = 1) -> Version:
     return Version(f"g{generation}-h{number}", generation, None, created_ms=number, as_of_number=10 * number, metrics={"hit": 0.25})
 
 
-def filled(folder: Path, count: int, keep_max: int = 5) -> Registry:
-    registry = Registry(folder, keep_max=keep_max)
+class FolderSite:
+    """Registries of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._live = folder, folder / "live.json"
+
+    def opened(self, *, keep_max: int = 5, decisions_max: int = DECISIONS_MAX) -> Models:
+        return Registry(self.folder, keep_max, decisions_max=decisions_max)
+
+    def file(self, name: str, file: str) -> Path:
+        return self.folder / "versions" / name / file
+
+    def break_live(self, content: bytes) -> None:
+        self._live.write_bytes(content)
+
+    def remove_live(self) -> None:
+        self._live.unlink()
+
+
+class RedisSite:
+    """Registries under one prefix of the shared Redis, each with a client of its own; their files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.prefix = folder, uuid.uuid4().hex
+        self.client = redis.Redis.from_url(redis_server().url)
+        self._live = f"{self.prefix}:{{models}}:live"
+
+    def place(self) -> Place:
+        return LocalPlace(self.folder)
+
+    def opened(self, *, keep_max: int = 5, decisions_max: int = DECISIONS_MAX) -> Models:
+        client = redis.Redis.from_url(redis_server().url)
+        return RedisRegistry(client, self.place(), self.prefix, keep_max=keep_max, decisions_max=decisions_max)
+
+    def file(self, name: str, file: str) -> Path:
+        (path,) = self.folder.glob(f"{name}@*@{file}")
+        return path
+
+    def break_live(self, content: bytes) -> None:
+        self.client.set(self._live, content)
+
+    def remove_live(self) -> None:
+        self.client.delete(self._live)
+
+
+class FileSystemSite(RedisSite):
+    """The same over a file system."""
+
+    def place(self) -> Place:
+        return FsPlace(SubTreeFileSystem(str(self.folder), LocalFileSystem()), "models")
+
+    def file(self, name: str, file: str) -> Path:
+        (path,) = (self.folder / "models").glob(f"{name}@*@{file}")
+        return path
+
+
+Site = FolderSite | RedisSite
+
+
+@pytest.fixture(params=[FolderSite, RedisSite, FileSystemSite])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    made: Site = request.param(tmp_path)
+    return made
+
+
+def filled(site: Site, count: int, keep_max: int = 5) -> Models:
+    registry = site.opened(keep_max=keep_max)
     for number in range(1, count + 1):
         registry.put(version(number), FILES)
     return registry
 
 
-def started(folder: Path) -> Registry:
+def started(folder: Path) -> Models:
     """One version live and two newer ones; the next put has one to prune."""
-    registry = filled(folder, 1, keep_max=2)
+    registry = filled(FolderSite(folder), 1, keep_max=2)
     registry.promote("g1-h1", expected_sequence=0)
     for number in (2, 3):
         registry.put(version(number), FILES)
     return registry
 
 
-def test_what_was_put_is_read_back(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 2)
-    assert Registry(tmp_path).files("g1-h1") == FILES
+def test_what_was_put_is_read_back(site: Site) -> None:
+    registry = filled(site, 2)
+    assert site.opened().files("g1-h1") == FILES
     assert registry.versions() == [version(1), version(2)]
     assert registry.version("g1-h2") == version(2)
 
 
-def test_a_metric_that_is_not_a_number_survives(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
+def test_a_metric_that_is_not_a_number_survives(site: Site) -> None:
+    registry = site.opened()
     registry.put(Version("nan", 1, "g1-h1", 1, 1, {"loss": math.nan, "hit": float(np.float32(0.5))}), FILES)
     metrics = registry.version("nan").metrics
     assert math.isnan(metrics["loss"])
     assert metrics["hit"] == 0.5
 
 
-def test_putting_the_same_again_is_fine_and_other_content_is_refused(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 1)
+def test_putting_the_same_again_is_fine_and_other_content_is_refused(site: Site) -> None:
+    registry = filled(site, 1)
     registry.put(version(1), FILES)
     with pytest.raises(ValueError, match="versions never change"):
         registry.put(version(1), {"model.pt": b"other"})
@@ -62,8 +136,8 @@ def test_putting_the_same_again_is_fine_and_other_content_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["", "../up", ".hidden", "a/b", "manifest.json", "x" * 65])
-def test_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
-    registry = Registry(tmp_path)
+def test_names_stay_inside_the_folder(site: Site, name: str) -> None:
+    registry = site.opened()
     with pytest.raises(ValueError, match="cannot name"):
         registry.put(Version(name, 1, None, 1, 1, {}), FILES)
     with pytest.raises(ValueError, match="cannot name"):
@@ -72,36 +146,36 @@ def test_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
         registry.files(name)
 
 
-def test_an_unknown_version_lists_what_exists(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 2)
+def test_an_unknown_version_lists_what_exists(site: Site) -> None:
+    with pytest.raises(UnknownVersion, match="there are: none"):
+        site.opened().files("g9")
+    registry = filled(site, 2)
     for ask in (registry.files, registry.version, lambda name: registry.promote(name, expected_sequence=0)):
         with pytest.raises(UnknownVersion, match=r"no version 'g9'.*there are: g1-h1, g1-h2"):
             ask("g9")
-    with pytest.raises(UnknownVersion, match="there are: none"):
-        Registry(tmp_path / "empty").files("g9")
 
 
-def test_promote_keeps_the_old_version_readable_and_roll_back_returns_to_it(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 2)
+def test_promote_keeps_the_old_version_readable_and_roll_back_returns_to_it(site: Site) -> None:
+    registry = filled(site, 2)
     assert registry.live() is None
     assert registry.promote("g1-h1", expected_sequence=0) == Live("g1-h1", 1, "items-g1", 1)
     assert registry.promote("g1-h2", expected_sequence=1) == Live("g1-h2", 1, "items-g1", 2, "g1-h1")
     assert registry.promote("g1-h2", expected_sequence=2).previous == "g1-h1", "promoting what is live keeps the way back"
     assert registry.files("g1-h1") == FILES
     assert registry.roll_back(expected_sequence=3) == Live("g1-h1", 1, "items-g1", 4)
-    assert Registry(tmp_path).live() == Live("g1-h1", 1, "items-g1", 4)
+    assert site.opened().live() == Live("g1-h1", 1, "items-g1", 4)
     with pytest.raises(UnknownVersion, match="no predecessor on record; promote one of: g1-h1, g1-h2"):
         registry.roll_back(expected_sequence=4)
 
 
-def test_another_generation_is_another_collection(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 1)
+def test_another_generation_is_another_collection(site: Site) -> None:
+    registry = filled(site, 1)
     registry.put(version(7, generation=2), FILES)
     assert registry.promote("g2-h7", expected_sequence=0).collection == "items-g2"
 
 
-def test_the_record_is_compared_before_it_is_set(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 2)
+def test_the_record_is_compared_before_it_is_set(site: Site) -> None:
+    registry = filled(site, 2)
     with pytest.raises(UnknownVersion, match="nothing is live"):
         registry.roll_back(expected_sequence=0)
     with pytest.raises(StaleRecord, match=r"expected sequence 4, found 0 .nothing is live"):
@@ -115,13 +189,13 @@ def test_the_record_is_compared_before_it_is_set(tmp_path: Path) -> None:
     assert registry.sequence() == 1
 
 
-def test_of_many_promotions_at_once_one_wins(tmp_path: Path) -> None:
-    filled(tmp_path, 5)
+def test_of_many_promotions_at_once_one_wins(site: Site) -> None:
+    filled(site, 5)
     outcomes: list[str] = []
 
     def promote(number: int) -> None:
         try:
-            outcomes.append(Registry(tmp_path).promote(f"g1-h{number}", expected_sequence=0).version)
+            outcomes.append(site.opened().promote(f"g1-h{number}", expected_sequence=0).version)
         except StaleRecord:
             outcomes.append("stale")
 
@@ -130,13 +204,13 @@ def test_of_many_promotions_at_once_one_wins(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    live = Registry(tmp_path).live()
+    live = site.opened().live()
     assert live is not None
     assert sorted(outcomes) == sorted([live.version, *["stale"] * 4])
 
 
-def test_pruning_keeps_live_its_predecessor_and_the_newest(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 2, keep_max=2)
+def test_pruning_keeps_live_its_predecessor_and_the_newest(site: Site) -> None:
+    registry = filled(site, 2, keep_max=2)
     registry.promote("g1-h1", expected_sequence=0)
     registry.promote("g1-h2", expected_sequence=1)
     for number in range(3, 9):
@@ -148,10 +222,10 @@ def test_pruning_keeps_live_its_predecessor_and_the_newest(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("file", ["model.pt", "manifest.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
-def test_a_damaged_version_is_never_returned_nor_promoted(tmp_path: Path, file: str, harm: str) -> None:
-    registry = filled(tmp_path, 2)
+def test_a_damaged_version_is_never_returned_nor_promoted(site: Site, file: str, harm: str) -> None:
+    registry = filled(site, 2)
     registry.promote("g1-h1", expected_sequence=0)
-    path = tmp_path / "versions" / "g1-h2" / file
+    path = site.file("g1-h2", file)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     if harm == "gone":
@@ -167,9 +241,9 @@ def test_a_damaged_version_is_never_returned_nor_promoted(tmp_path: Path, file: 
     assert version(1) in registry.versions()
 
 
-def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
-    registry = filled(tmp_path, 1)
-    path = tmp_path / "versions" / "g1-h1" / "manifest.json"
+def test_every_flipped_bit_of_a_manifest_is_noticed(site: Site) -> None:
+    registry = filled(site, 1)
+    path = site.file("g1-h1", "manifest.json")
     data = path.read_bytes()
     for position in range(len(data)):
         path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
@@ -180,15 +254,15 @@ def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"live": {}, "sha256": "0"}', b"\xff\xfe"])
-def test_a_broken_live_record_is_an_error_with_a_way_out(tmp_path: Path, content: bytes) -> None:
-    registry = filled(tmp_path, 2)
+def test_a_broken_live_record_is_an_error_with_a_way_out(site: Site, content: bytes) -> None:
+    registry = filled(site, 2)
     registry.promote("g1-h1", expected_sequence=0)
-    (tmp_path / "live.json").write_bytes(content)
-    with pytest.raises(Damaged, match=r"live\.json.*Remove the file and promote a version .*g1-h1, g1-h2"):
+    site.break_live(content)
+    with pytest.raises(Damaged, match=r"live(\.json)? .*Remove the (file|key) and promote a version .*g1-h1, g1-h2"):
         registry.live()
     registry.put(version(3), FILES)
     assert len(registry.versions()) == 3, "storing goes on, without pruning"
-    (tmp_path / "live.json").unlink()
+    site.remove_live()
     assert registry.promote("g1-h1", expected_sequence=0).sequence == 1
 
 
@@ -271,13 +345,13 @@ def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(tmp_path: Path) -> N
     assert codes[-1] == 0, "the last run went through"
 
 
-def test_decisions_are_kept_in_order_bounded_and_plain(tmp_path: Path) -> None:
-    registry = Registry(tmp_path, decisions_max=3)
+def test_decisions_are_kept_in_order_bounded_and_plain(site: Site) -> None:
+    registry = site.opened(decisions_max=3)
     for number in range(6):
         registry.record({"number": np.int64(number), "loss": math.nan, "better": np.bool_(True), "ci": (0.5, math.inf)})
     assert [each["number"] for each in registry.decisions()] == [3, 4, 5]
     assert registry.decisions()[0] == {"number": 3, "loss": None, "better": True, "ci": [0.5, None]}
-    assert (tmp_path / "decisions.jsonl").read_bytes().count(b"\n") == 3
+    assert [each["number"] for each in site.opened(decisions_max=100).decisions()] == [3, 4, 5], "and no more are stored"
     with pytest.raises(ValueError, match="a decision of"):
         registry.record({"text": "x" * 70_000})
 

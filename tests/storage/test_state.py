@@ -17,12 +17,14 @@ from storage.partitioned import distinct_rows, read_rows, write_rows
 from storage.state import COUNTS, HISTORIES, NAMES, SEEN, Advance, Fenced, Gap, ShapeChanged, State, WatermarkMoved, Write
 from storage.state_lmdb import LmdbState, boot_id
 from storage.state_memory import MemoryState
+from tests.services import redis_state
 
 ROOT = Path(__file__).resolve().parents[2]
 BIG = (1 << 64) - 1
 MAKERS: dict[str, Callable[[Path], State]] = {
     "memory": lambda folder: MemoryState(),
     "lmdb": lambda folder: LmdbState(folder / "state", boot_id="boot 1", state_bytes_max=1 << 26),
+    "redis": lambda folder: redis_state(),
 }
 
 

@@ -61,7 +61,7 @@ def trial(folder: Path, order: dict[str, Any]) -> None:  # whatever JSON says
     try:
         with LmdbLog(folder / "log", log_bytes_max=LOG_BYTES_MAX) as log:
             state = LmdbState(folder / "state", boot_id="this boot")
-            ingest_all(log, state, SMALL, batch=order["batch"], fault=dying_at(order.get("point", ""), order.get("hit", 1)))
+            ingest_all(log, state, SMALL, batch=order["batch"], fault=ending_at(order.get("point", ""), order.get("hit", 1)))
             state.close()
         status = 0
     except BaseException:  # noqa: BLE001 a forked child must not go on as its parent
@@ -70,14 +70,14 @@ def trial(folder: Path, order: dict[str, Any]) -> None:  # whatever JSON says
         os._exit(status)
 
 
-def dying_at(point: str, hit: int) -> Callable[[str], None]:
-    """A fault that kills this process when `point` is reached for the `hit`-th time."""
+def ending_at(point: str, hit: int, how: signal.Signals = signal.SIGKILL) -> Callable[[str], None]:
+    """A fault that kills (or stops) this process when `point` is reached for the `hit`-th time."""
     left = [hit]
 
     def fault(reached: str) -> None:
         left[0] -= reached == point
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if reached == point and left[0] == 0:
+            os.kill(os.getpid(), how)
 
     return fault
 

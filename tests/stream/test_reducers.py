@@ -142,7 +142,7 @@ def test_replay_equals_live_when_weights_saturate() -> None:
     lists = NeighbourSet(
         start, np.array([1, 9], dtype=np.uint64), np.array([WEIGHT_MAX - 7, 3], dtype=np.int64), nothing + 1, nothing.copy()
     )
-    edges = Edges(one, one, one, np.array([1000], dtype=np.int64), nothing)
+    edges = Edges(one, one, one, np.array([1000], dtype=np.int64), nothing, nothing)
     reduce_neighbours(lists, nothing, np.array([0, 1], dtype=np.int64), edges, DEEP)
     assert (lists.size[0], lists.weights[0]) == (1, WEIGHT_MAX)
 

@@ -1,0 +1,240 @@
+"""State in Redis, or Redis Cluster: every commit is one script that compares epoch and watermark and writes.
+
+All keys of a partition share a hash tag (`storage/slots.py`). A table of a partition is BUCKETS hashes by the top bits of
+the id: a hash takes less memory a blob than a key of its own, can be listed without walking the whole database, and cut
+in buckets no single one grows so large that listing it stops the server. Nothing expires; the server must not evict.
+
+    state = RedisState(client, partitions=12)
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import redis
+
+from storage.arrays import U64s
+from storage.slots import tags
+from storage.state import DIRTY, NODES, ORDERS, TALLIES, UPSTREAM, Advance, Claim, Newest, Write, check_advance, check_shape, check_topic
+
+BUCKETS: Final = 16
+"""Of each table but the short ones. Part of what is stored: it may never change."""
+_SHORT: Final = (DIRTY, TALLIES, UPSTREAM)
+SCANNED_AT_ONCE: Final = 512
+_ANOTHER_TOPIC: Final = -1
+
+_CLAIM: Final = """
+local topic = redis.call('HGET', KEYS[1], 't')
+if topic and topic ~= '' and topic ~= ARGV[1] then return {-1, topic, '', ''} end
+local epoch = redis.call('HINCRBY', KEYS[1], 'e', 1)
+redis.call('HSET', KEYS[1], 't', ARGV[1])
+return {epoch, redis.call('HGET', KEYS[1], 'w') or '0', redis.call('HGET', KEYS[1], 'i') or '0', ''}
+"""
+_ACCEPT: Final = """
+local topic = redis.call('HGET', KEYS[1], 't')
+redis.call('HINCRBY', KEYS[1], 'e', 1)
+if topic and topic ~= '' and topic ~= ARGV[1] then redis.call('HINCRBY', KEYS[1], 'i', 1) end
+redis.call('HSET', KEYS[1], 't', ARGV[1], 'w', ARGV[2])
+"""
+_COMMIT: Final = """
+local streams = tonumber(ARGV[1])
+local at = 2
+for n = 1, streams do
+  local held = redis.call('HMGET', KEYS[n], 'e', 'w')
+  if (held[1] or '0') ~= ARGV[at] then return {'epoch', n, held[1] or '0'} end
+  if (held[2] or '0') ~= ARGV[at + 1] then return {'watermark', n, held[2] or '0'} end
+  at = at + 3
+end
+for n = streams + 1, #KEYS do
+  for _, command in ipairs({'HSET', 'HDEL'}) do
+    local last = at + tonumber(ARGV[at])
+    at = at + 1
+    while at <= last do
+      local upto = math.min(at + 5999, last)
+      redis.call(command, KEYS[n], unpack(ARGV, at, upto))
+      at = upto + 1
+    end
+  end
+end
+for n = 1, streams do redis.call('HSET', KEYS[n], 'w', ARGV[3 * n + 1]) end
+return {}
+"""
+_NEWEST: Final = """
+local held = redis.call('HGET', KEYS[2], ARGV[1])
+if held then
+  local ts, at = struct.unpack('>i8i8', held)
+  local new_ts, new_at = struct.unpack('>i8i8', ARGV[2])
+  if ts > new_ts or (ts == new_ts and at >= new_at) then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[4]) end
+return 1
+"""
+
+
+class RedisState:
+    """One client, shared by the threads of a process. `partitions` is how many the state was made for: it decides where keys lie.
+
+    On a Redis Cluster a commit reaches one partition; names of nodes that lie elsewhere are written just before it, which is
+    harmless: a name without its owner is nothing.
+    """
+
+    def __init__(self, client: "redis.Redis | redis.RedisCluster", *, partitions: int, prefix: str = "freshet") -> None:
+        self._client: Any = client  # its types know text and bytes, but not which
+        self._prefix = prefix
+        self._clustered = isinstance(client, redis.RedisCluster)
+        self._tags = tags(partitions)
+        self._claim, self._accept, self._commit, self._newest = (
+            client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _NEWEST)
+        )
+
+    def shape(self, wanted: dict[str, str | int | float]) -> None:
+        """Store what shapes the state on first use; later raise `ShapeChanged` naming what differs."""
+        key = f"{self._prefix}:shape"
+        if not self._client.set(key, msgspec.json.encode(wanted), nx=True):
+            check_shape(msgspec.json.decode(self._client.get(key) or b"{}"), wanted)
+
+    def claim(self, stream: str, partition: int, topic_id: str) -> Claim:
+        """Raise the epoch, in one script. The first topic id is taken; another one raises `Gap`."""
+        epoch, mark, incarnation, _ = self._claim(keys=[self._stream(stream, partition)], args=[topic_id])
+        if epoch == _ANOTHER_TOPIC:
+            check_topic(mark.decode(), topic_id, stream, partition)
+        return Claim(stream, partition, int(epoch), int(mark), topic_id, int(incarnation))
+
+    def accept(self, stream: str, partition: int, topic_id: str, watermark: int) -> None:
+        """Go on at `watermark`; a new topic id gets the next incarnation. Fences whoever still reads the old topic."""
+        self._accept(keys=[self._stream(stream, partition)], args=[topic_id, watermark])
+
+    def topic_id(self, stream: str, partition: int) -> str:
+        """The topic id the partition follows; "" before the first claim."""
+        stored: bytes = self._client.hget(self._stream(stream, partition), "t") or b""
+        return stored.decode()
+
+    def watermarks(self, stream: str) -> dict[int, int]:
+        """Next offset to apply, by partition; those never claimed are left out."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for partition in range(len(self._tags)):
+                pipe.hmget(self._stream(stream, partition), "e", "w")
+            return {n: int(mark or 0) for n, (epoch, mark) in enumerate(pipe.execute()) if epoch is not None}
+
+    def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
+        """Blobs in the order asked, in one round trip."""
+        return self.read_many([(table, partition, ids)])[0]
+
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+        """Several reads in one round trip."""
+        found: list[list[bytes | None]] = []
+        places: list[tuple[list[bytes | None], list[int]]] = []
+        with self._client.pipeline(transaction=False) as pipe:
+            for table, partition, ids in asked:
+                blobs: list[bytes | None] = [None] * len(ids)
+                found.append(blobs)
+                for key, rows, fields in self._buckets(table, partition, ids):
+                    pipe.hmget(key, fields)
+                    places.append((blobs, rows))
+            for (blobs, rows), values in zip(places, pipe.execute() if places else [], strict=True):
+                for row, value in zip(rows, values, strict=True):
+                    blobs[row] = value
+        return found
+
+    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        """One script: compare, write, advance. Raises `Fenced`, `WatermarkMoved`; ValueError for what one slot cannot hold."""
+        if self._clustered:
+            writes = self._written_before(advances, writes)
+        keys: list[str] = []
+        args: list[Any] = [len(advances)]
+        for advance in advances:
+            keys.append(self._stream(advance.claim.stream, advance.claim.partition))
+            args += (advance.claim.epoch, advance.before, advance.after)
+        for key, puts, deletes in self._changes(writes):
+            keys.append(key)
+            args += (len(puts), *puts, len(deletes), *deletes)
+        if not keys:
+            return
+        refused = self._commit(keys=keys, args=args)
+        if refused:
+            what, advance, held = refused[0], advances[refused[1] - 1], int(refused[2])
+            epoch = held if what == b"epoch" else advance.claim.epoch
+            check_advance(advance, epoch, held if what == b"watermark" else advance.before)
+
+    def put_newest(self, partition: int, rows: Sequence[Newest]) -> list[bool]:
+        """Write each row, with its dirty mark, unless a newer or the same one is there, compared in the write: which were written."""
+        written = []
+        for row in rows:
+            ids = np.array([row.id], dtype=np.uint64)
+            places = (next(self._buckets(table, partition, ids)) for table in (NODES, ORDERS, DIRTY))
+            keys, fields = zip(*((key, found[0]) for key, _, found in places), strict=True)
+            order = b"".join(part.to_bytes(8, "big", signed=True) for part in row.order)
+            written.append(bool(self._newest(keys=keys, args=[fields[0], order, row.value, row.mark or b""])))
+        return written
+
+    def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """All (id, blob) with id >= `start` by ascending id. A bucket is listed at once; blobs are read as they are reached."""
+        for key, lowest in self._keys(table, partition):
+            if lowest + (1 << 64) // self._bucket_count(table) <= start:
+                continue
+            fields = sorted(field for field in self._client.hkeys(key) if int.from_bytes(field, "big") >= start)
+            for at in range(0, len(fields), SCANNED_AT_ONCE):
+                part = fields[at : at + SCANNED_AT_ONCE]
+                for field, blob in zip(part, self._client.hmget(key, part), strict=True):
+                    if blob is not None:
+                        yield int.from_bytes(field, "big"), blob
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._client.close()
+
+    def _written_before(self, advances: Sequence[Advance], writes: Sequence[Write]) -> list[Write]:
+        """What lies in other slots than the commit is written now, each slot at once; the rest is returned."""
+        here = {advance.claim.partition for advance in advances} or {write.partition for write in writes[:1]}
+        if len(here) > 1:
+            raise ValueError(f"a commit to a Redis Cluster advances one partition, not {sorted(here)}")
+        elsewhere = [write for write in writes if write.partition not in here]
+        for partition in {write.partition for write in elsewhere}:
+            self.commit([], [write for write in elsewhere if write.partition == partition])
+        return [write for write in writes if write.partition in here]
+
+    def _changes(self, writes: Sequence[Write]) -> Iterator[tuple[str, list[Any], list[bytes]]]:
+        """By bucket: fields and blobs to set, one after the other, and fields to delete. Of an id written twice the last counts."""
+        merged: dict[str, dict[bytes, Any]] = {}
+        for write in writes:
+            values = list(write.values)
+            for key, rows, fields in self._buckets(write.table, write.partition, write.ids):
+                merged.setdefault(key, {}).update(zip(fields, (values[row] for row in rows), strict=True))
+        for key, changes in merged.items():
+            puts: list[Any] = []
+            for field, value in changes.items():
+                if value is not None:
+                    puts += (field, value if isinstance(value, bytes) else bytes(value))
+            yield key, puts, [field for field, value in changes.items() if value is None]
+
+    def _buckets(self, table: str, partition: int, ids: U64s) -> Iterator[tuple[str, list[int], list[bytes]]]:
+        """Ids by bucket: its key, their rows, their fields."""
+        if not len(ids):
+            return
+        flat = ids.astype(">u8").tobytes()
+        fields = [flat[at : at + 8] for at in range(0, len(flat), 8)]
+        keys = [key for key, _ in self._keys(table, partition)]
+        if len(keys) == 1:
+            yield keys[0], list(range(len(fields))), fields
+            return
+        bucket = (ids >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
+        order = np.argsort(bucket, kind="stable")
+        begins = np.flatnonzero(np.diff(bucket[order], prepend=-1)).tolist()
+        rows = order.tolist()
+        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+            part = rows[begin:end]
+            yield keys[bucket[part[0]]], part, [fields[row] for row in part]
+
+    def _keys(self, table: str, partition: int) -> list[tuple[str, int]]:
+        """The buckets' keys, and the lowest id each may hold."""
+        count = self._bucket_count(table)
+        return [(f"{self._prefix}:{{{self._tags[partition]}}}:{table}:{n:x}", n * ((1 << 64) // count)) for n in range(count)]
+
+    def _bucket_count(self, table: str) -> int:
+        return 1 if table in _SHORT else BUCKETS
+
+    def _stream(self, stream: str, partition: int) -> str:
+        return f"{self._prefix}:{{{self._tags[partition]}}}:stream:{stream}"

@@ -1,0 +1,110 @@
+"""Edges to neighbours: one partition's messages become lists in one atomic commit, each edge once.
+
+Beside the watermark of `edges` the state keeps, for each upstream partition, the place of the next event whose edges are
+awaited here: what comes again lies below it and is dropped. Both move in the commit that writes the lists.
+
+    connecting = Connecting(state, log, shape); connecting.claim_partition(3); connecting.apply(3, records)
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from storage.arrays import Bools
+from storage.log import Log, Record
+from storage.state import UPSTREAM, Advance, Claim, State, Write
+from stream.edges import EDGES, Parcel, Upstream, decode_edges
+from stream.ingest import check_gap, connected, no_fault
+from stream.reducers import Edges
+from stream.shape import Shape
+
+log = logging.getLogger(__name__)
+Mark = tuple[int, int]
+"""An upstream's incarnation, and the place of the next event of it."""
+_NOTHING: Final[Mark] = (0, 0)
+
+
+class Connecting:
+    """Applies records of the `edges` topic, partition by partition. `fault` is called at each named point of a commit."""
+
+    def __init__(
+        self, state: State, edges_log: Log, shape: Shape, *, replaying: bool = False, fault: Callable[[str], None] = no_fault
+    ) -> None:
+        self._state, self._log, self._shape, self._replaying, self._fault = state, edges_log, shape, replaying, fault
+        self._claims: dict[int, Claim] = {}
+        self._marks: dict[int, int] = {}
+        self._upstream: dict[int, dict[int, Mark]] = {}
+
+    def claim_partition(self, partition: int) -> int:
+        """Claim one partition and return its watermark. Raises `Gap`."""
+        claim = self._state.claim(EDGES, partition, self._log.topic(EDGES).id)
+        if not self._replaying:
+            check_gap(self._log, claim)
+        self._claims[partition], self._marks[partition] = claim, claim.watermark
+        self._upstream[partition] = {n: _mark(blob) for n, blob in self._state.scan(UPSTREAM, partition)}
+        return claim.watermark
+
+    def apply(self, partition: int, records: Sequence[Record], *, end: int | None = None) -> int:
+        """Apply records of one partition; returns how many edges counted. `end`: where the reader stands, if beyond the last record.
+
+        A record that is no edges is logged and passed over: nobody but ingest writes here. Raises `Fenced`, `WatermarkMoved`.
+        """
+        records = [record for record in records if record.offset >= self._marks[partition]]
+        marks = dict(self._upstream[partition])
+        parcels = [fresh for record in records if (fresh := _fresh(record, marks)) is not None]
+        writes: list[Write] = []
+        edges = 0
+        if parcels:
+            joined, items = _joined(parcels)
+            edges = len(joined)
+            writes = connected(self._state, joined, items, self._shape, mark=records[-1].offset)
+        moved = sorted(n for n, mark in marks.items() if self._upstream[partition].get(n) != mark)
+        writes.append(Write(UPSTREAM, partition, np.array(moved, dtype=np.uint64), [_stored(marks[n]) for n in moved]))
+        after = max([self._marks[partition], *([records[-1].offset + 1] if records else []), *([end] if end is not None else [])])
+        self._fault("before edges commit")
+        self._state.commit([Advance(self._claims[partition], before=self._marks[partition], after=after)], writes)
+        self._fault("after edges commit")
+        self._marks[partition], self._upstream[partition] = after, marks
+        return edges
+
+
+def _fresh(record: Record, marks: dict[int, Mark]) -> Parcel | None:
+    """The message's edges that have not been applied yet; moves its upstream's mark past them."""
+    try:
+        parcel = decode_edges(record.value)
+    except ValueError as error:
+        log.error("edges_unreadable partition=%d offset=%d: %s", record.partition, record.offset, error)
+        return None
+    upstream, (incarnation, awaited) = parcel.upstream, marks.get(parcel.upstream.partition, _NOTHING)
+    if upstream.incarnation < incarnation:
+        return None
+    if upstream.incarnation > incarnation:
+        awaited = 0
+    new = parcel.at >= np.uint64(awaited)
+    if not new.any():
+        return None
+    marks[upstream.partition] = (upstream.incarnation, int(parcel.at[-1]) + 1)
+    return parcel if new.all() else Parcel(upstream, parcel.edges.take(new), parcel.at[new], parcel.items[new])
+
+
+def _joined(parcels: list[Parcel]) -> tuple[Edges, Bools]:
+    if len(parcels) == 1:
+        return parcels[0].edges, parcels[0].items
+    names = ("nodes", "list_ids", "targets", "amounts", "ts_ms", "events")
+    columns = (np.concatenate([getattr(parcel.edges, name) for parcel in parcels]) for name in names)
+    return Edges(*columns), np.concatenate([parcel.items for parcel in parcels])
+
+
+def upstream_marks(state: State, partition: int) -> dict[Upstream, int]:
+    """How far each upstream partition's edges are applied here: the place of the next event."""
+    return {Upstream(n, mark[0]): mark[1] for n, mark in ((n, _mark(blob)) for n, blob in state.scan(UPSTREAM, partition))}
+
+
+def _mark(blob: bytes) -> Mark:
+    return int.from_bytes(blob[:8], "little"), int.from_bytes(blob[8:16], "little")
+
+
+def _stored(mark: Mark) -> bytes:
+    return mark[0].to_bytes(8, "little") + mark[1].to_bytes(8, "little")

@@ -1,0 +1,164 @@
+"""The batch consumer: a group member whose truth about offsets is the state, not the group.
+
+A partition that is assigned is paused until the ingest thread has claimed it (one script: epoch, watermark, topic id) and
+sought to its watermark. Kafka's callbacks run on the client's own thread and only leave a note. A batch is records of one
+partition, read under one claim; a batch whose commit is refused is dropped, and the partition claimed again if it is still
+ours after the next poll.
+
+    consumer = BatchConsumer(kafka, group="freshet", topics=["events", "edges"], claim=claim)
+    for batch in consumer.poll(timeout_ms=100): ...
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from storage.log import Record
+from storage.state import Gap
+from stream.kafka import SESSION_MS, Kafka, KafkaUnreachable
+from stream.log_kafka import record_of
+
+HEARTBEAT_MS: Final = 2000
+Claim = Callable[[str, int], int]
+"""(topic, partition) -> watermark; raises `Gap`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one partition in order, and where its reader stands behind them: beyond the last record, if markers follow."""
+
+    topic: str
+    partition: int
+    records: Sequence[Record]
+    end: int
+
+
+class BatchConsumer:
+    """For one thread. `close` leaves the group."""
+
+    def __init__(self, kafka: Kafka, *, group: str, topics: Iterable[str], claim: Claim, session_ms: int = SESSION_MS) -> None:
+        """Raises `KafkaUnreachable`."""
+        self._claim_partition, self._prefix = claim, kafka.prefix
+        self._where = kafka.bootstrap
+        options = kafka.consumer_options(group=group) | {
+            "partition_assignment_strategy": [CooperativeStickyAssignor],
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": min(HEARTBEAT_MS, session_ms // 3),
+        }
+        try:
+            self._consumer = KafkaConsumer(**options)
+        except KafkaError as error:
+            raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} ({kafka.protocol}): {type(error).__name__} {error}") from error
+        self._notes = _Notes(self._consumer)
+        self._held: dict[TopicPartition, int] = {}
+        self._consumer.subscribe([kafka.topic(topic) for topic in topics], listener=self._notes)
+
+    @property
+    def held(self) -> dict[tuple[str, int], int]:
+        """The claimed partitions, (topic, partition), and the next offset this reader will hand out."""
+        return {(self._name(where), where.partition): end for where, end in self._held.items()}
+
+    def poll(self, *, timeout_ms: int, records_max: int) -> list[Batch]:
+        """What has come, by partition. Partitions that were assigned meanwhile are claimed first. Raises `Gap`."""
+        self._settle()
+        try:
+            polled = self._consumer.poll(timeout_ms, max_records=records_max)
+        except OffsetOutOfRangeError as error:
+            raise Gap(
+                f"the log no longer holds what comes next ({error}): rebuild (freshet rebuild), or accept the loss (freshet gap accept)"
+            ) from error
+        unsettled = self._notes.unsettled()
+        batches = []
+        for where in list(self._held):
+            if where in unsettled:
+                continue
+            records, end = polled.get(where, ()), self._consumer.position(where)
+            if records or end > self._held[where]:
+                self._held[where] = end
+                batches.append(Batch(self._name(where), where.partition, [record_of(record) for record in records], end))
+        return batches
+
+    def behind(self) -> bool:
+        """Whether a claimed partition's log goes on beyond this reader, as far as the last answers of the brokers tell."""
+        return any((self._consumer.highwater(where) or 0) > end for where, end in self._held.items())
+
+    def refused(self, topic: str, partition: int) -> None:
+        """A commit was refused: what was read counts for nothing, and the partition is claimed again if it is still ours."""
+        where = TopicPartition(self._prefix + topic, partition)
+        if self._held.pop(where, None) is not None:
+            self._notes.put_back(where)
+
+    def close(self) -> None:
+        """Leave the group, so that others take over at once."""
+        self._consumer.close(autocommit=False)
+
+    def _settle(self) -> None:
+        """Forget what was taken from us; claim, seek and resume what was given."""
+        for where in self._notes.gone():
+            self._held.pop(where, None)
+        for where in self._notes.take():
+            mark = self._claim_partition(self._name(where), where.partition)
+            if where in self._consumer.assignment():
+                self._consumer.seek(where, mark)
+                self._consumer.resume(where)
+                self._held[where] = mark
+
+    def _name(self, where: TopicPartition) -> str:
+        return str(where.topic)[len(self._prefix) :]
+
+
+class _Notes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """What Kafka's thread writes down and the ingest thread reads: partitions given, and partitions taken away."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer, self._lock = consumer, threading.Lock()
+        self._given: set[TopicPartition] = set()
+        self._gone: set[TopicPartition] = set()
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Paused at a place that is none, until somebody knows where to go on."""
+        assigned = list(assigned)
+        for where in assigned:
+            self._consumer.seek(where, 0)
+        self._consumer.pause(*assigned)
+        with self._lock:
+            self._given.update(assigned)
+            self._gone.difference_update(assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Nothing is flushed: what is not committed was not applied."""
+        with self._lock:
+            self._gone.update(revoked)
+            self._given.difference_update(revoked)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        """The same: the state fences us, whether we noticed or not."""
+        self.on_partitions_revoked(lost)
+
+    def put_back(self, where: TopicPartition) -> None:
+        """Claim it again, unless it has been taken away."""
+        with self._lock:
+            if where not in self._gone:
+                self._consumer.pause(where)
+                self._given.add(where)
+
+    def take(self) -> list[TopicPartition]:
+        """What waits to be claimed, once."""
+        with self._lock:
+            given, self._given = sorted(self._given), set()
+            return given
+
+    def unsettled(self) -> set[TopicPartition]:
+        """What is not ours any more, or was given and not claimed yet."""
+        with self._lock:
+            return self._gone | self._given
+
+    def gone(self) -> set[TopicPartition]:
+        """What is not ours any more."""
+        with self._lock:
+            return set(self._gone)

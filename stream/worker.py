@@ -1,0 +1,180 @@
+"""One worker's share: events to state and edges, edges to neighbours, round after round.
+
+Not faust: `stream/app.py` runs this as a service inside the faust worker. One thread; many workers share the partitions of
+both topics by Kafka's group, and what each may write is decided by the state.
+
+    worker = Worker(kafka, state, log, shape, names=Names(state)); worker.round(now_ms=now_ms); worker.close()
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from storage.log import Log, Record
+from storage.names import Names
+from storage.state import Fenced, State, WatermarkMoved
+from stream.connecting import Connecting
+from stream.consuming import Batch, BatchConsumer
+from stream.edges import EDGES
+from stream.ingest import EVENTS, Applied, Ingest, no_fault
+from stream.kafka import SESSION_MS, Kafka
+from stream.shape import Shape
+from stream.wire import Decoded, decode
+
+log = logging.getLogger(__name__)
+GROUP: Final = "freshet"
+RECORDS_MAX: Final = 4096
+EVENTS_AT_ONCE: Final = 32_768
+"""A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
+EDGES_EVERY_MS: Final = 150
+"""Edges of so long are applied together: to write a list costs more than to change it, and busy nodes come again and again."""
+EDGE_RECORDS_MAX: Final = 512
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did."""
+
+    events: int = 0
+    edges: int = 0
+    applied: tuple[Applied, ...] = ()
+
+
+@dataclass
+class Health:
+    """How a worker does: when anything was last committed, whether more waits, and what it has applied since it began."""
+
+    moved_ms: int = 0
+    waiting: bool = False
+    events: int = 0
+    edges: int = 0
+
+
+@dataclass
+class _Waiting:
+    """Edges of one partition that wait to be applied together."""
+
+    records: list[Record] = field(default_factory=list)
+    end: int = 0
+    since_ms: int = 0
+
+
+class Worker:
+    """Raises whatever the log or the state raise beyond a refused commit: then nothing more may be sent, and the process ends."""
+
+    def __init__(  # noqa: PLR0913  # what it works on, and how
+        self, kafka: Kafka, state: State, edges_log: Log, shape: Shape, *, group: str = GROUP, session_ms: int = SESSION_MS,
+        fault: Callable[[str], None] = no_fault,
+    ) -> None:  # fmt: skip
+        self._ingest = Ingest(state, edges_log, shape, names=Names(state), edges_apart=True, fault=fault)
+        self._connecting = Connecting(state, edges_log, shape, fault=fault)
+        self._waiting: dict[int, _Waiting] = {}
+        self.health = Health()
+        self._consumer = BatchConsumer(kafka, group=group, topics=(EVENTS, EDGES), claim=self._claim, session_ms=session_ms)
+
+    @property
+    def held(self) -> dict[tuple[str, int], int]:
+        """The partitions this worker has claimed, and its reader's place in each."""
+        return self._consumer.held
+
+    def round(self, *, now_ms: int, timeout_ms: int = 100) -> Round:
+        """Poll once; events are applied at once, edges when enough wait or have waited long enough. Raises `Gap`."""
+        batches = self._consumer.poll(timeout_ms=min(timeout_ms, EDGES_EVERY_MS) if self._waiting else timeout_ms, records_max=RECORDS_MAX)
+        applied = self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
+        for batch in batches:
+            if batch.topic == EDGES:
+                waiting = self._waiting.setdefault(batch.partition, _Waiting(since_ms=now_ms))
+                waiting.records += batch.records
+                waiting.end = batch.end
+        edges = self._connect(now_ms)
+        done = Round(sum(one.events for one in applied), edges, tuple(applied))
+        self._note(done, now_ms)
+        return done
+
+    def close(self) -> None:
+        """Leave the group. What waits is read again by whoever comes next."""
+        self._consumer.close()
+
+    def _note(self, done: Round, now_ms: int) -> None:
+        health = self.health
+        health.events, health.edges = health.events + done.events, health.edges + done.edges
+        health.waiting = bool(self._waiting) or self._consumer.behind()
+        if done.applied or done.edges or not health.waiting:
+            health.moved_ms = now_ms
+
+    def _claim(self, topic: str, partition: int) -> int:
+        if topic == EVENTS:
+            return self._ingest.claim_partition(partition)
+        self._waiting.pop(partition, None)
+        return self._connecting.claim_partition(partition)
+
+    def _apply(self, batches: Sequence[Batch], now_ms: int) -> list[Applied]:
+        """Turn by turn a piece of each partition: prepared alone, published together, committed alone."""
+        done: list[Applied] = []
+        pieces = {batch.partition: _pieces(batch) for batch in batches}
+        while pieces:
+            turn = []
+            for partition, rest in list(pieces.items()):
+                decoded, end = next(rest, (None, 0))
+                if decoded is None:
+                    del pieces[partition]
+                else:
+                    turn.append((partition, self._ingest.prepare(decoded), end))
+            self._ingest.publish([prepared for _, prepared, _ in turn], now_ms=now_ms)
+            for partition, prepared, end in turn:
+                try:
+                    done.append(self._ingest.commit(prepared, ends={partition: end}))
+                except (Fenced, WatermarkMoved) as refusal:
+                    self._refused(EVENTS, partition, refusal)
+                    del pieces[partition]
+        return done
+
+    def _connect(self, now_ms: int) -> int:
+        edges = 0
+        for partition, waiting in list(self._waiting.items()):
+            if now_ms - waiting.since_ms < EDGES_EVERY_MS and len(waiting.records) < EDGE_RECORDS_MAX:
+                continue
+            del self._waiting[partition]
+            try:
+                edges += self._connecting.apply(partition, waiting.records, end=waiting.end)
+            except (Fenced, WatermarkMoved) as refusal:
+                self._refused(EDGES, partition, refusal)
+        return edges
+
+    def _refused(self, topic: str, partition: int, refusal: Exception) -> None:
+        log.warning("commit_refused topic=%s partition=%d: %s", topic, partition, refusal)
+        self._consumer.refused(topic, partition)
+
+
+def _pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
+    """A batch in pieces of about EVENTS_AT_ONCE events, each with where its reader stands."""
+    records: list[Record] = list(batch.records)
+    size = max(1, EVENTS_AT_ONCE // 256) if records and records[0].form else EVENTS_AT_ONCE
+    if not records:
+        yield decode([]), batch.end
+    for start in range(0, len(records), size):
+        part = records[start : start + size]
+        yield decode(part), batch.end if start + size >= len(records) else part[-1].offset + 1
+
+
+def run(
+    worker: Worker, *, clock_ms: Callable[[], int], stopping: Callable[[], bool], told: Callable[[Round], None] = lambda _: None
+) -> None:
+    """Rounds until told to stop; then leave the group. Whatever goes wrong ends it, after which nothing more is sent."""
+    try:
+        while not stopping():
+            told(worker.round(now_ms=clock_ms()))
+    finally:
+        worker.close()
+
+
+def idle(worker: Worker, *, clock_ms: Callable[[], int], quiet_s: float, seconds_max: float) -> None:
+    """Rounds until nothing has come for a while: for benches and tests."""
+    end = time.monotonic() + seconds_max
+    quiet_since = time.monotonic()
+    while time.monotonic() < end and time.monotonic() - quiet_since < quiet_s:
+        done = worker.round(now_ms=clock_ms())
+        if done.events or done.edges:
+            quiet_since = time.monotonic()
