@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -302,7 +303,7 @@ class _Noting(KafkaLog):
 def _full(job: Job) -> Moment:
     """A worker until everything is applied, its own edges too; older runs' edges on the topic are passed over."""
     state = _state(job)
-    with _Noting(job.kafka) as log:
+    with closing(_Noting(job.kafka)) as log:
         topic, events, late = log.topic(EDGES).id, _ends(log, EVENTS), _late(job)
         for partition, end in log.edge_ends.items():
             state.accept(EDGES, partition, topic, end)

@@ -12,13 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from storage.arrays import I64s
+from storage.arrays import I64s, U8s
 
 SLOTS: Final = 16_384
 PARTITIONS_MAX: Final = 4096
 _ALPHABET: Final = b"0123456789abcdefghijklmnopqrstuvwxyz"
 _WIDTH: Final = 4
-"""36^4 tags: every slot has about a hundred."""
+"""36^4 texts: every slot has about a hundred."""
+_AT_ONCE: Final = 36**3
 
 
 @lru_cache(maxsize=16)
@@ -26,15 +27,26 @@ def tags(partitions: int) -> tuple[str, ...]:
     """The hash tag of each partition: of the four-letter texts in its slot the first."""
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise ValueError(f"partitions={partitions} is outside 1..{PARTITIONS_MAX}")
-    number = np.arange(len(_ALPHABET) ** _WIDTH, dtype=np.int64)
-    digits = [np.frombuffer(_ALPHABET, np.uint8)[number // len(_ALPHABET) ** place % len(_ALPHABET)] for place in reversed(range(_WIDTH))]
-    slots, first = np.unique(_crc16(digits) % SLOTS, return_index=True)
-    assert len(slots) == SLOTS, "every slot has a tag"
     wanted = [(2 * p + 1) * SLOTS // (2 * partitions) for p in range(partitions)]
-    return tuple("".join(chr(digit[first[slot]]) for digit in digits) for slot in wanted)
+    found: dict[int, str] = {}
+    for start in range(0, len(_ALPHABET) ** _WIDTH, _AT_ONCE):
+        digits = _digits(np.arange(start, start + _AT_ONCE, dtype=np.int64))
+        slots, first = np.unique(_crc16(digits) % SLOTS, return_index=True)
+        here = dict(zip(slots.tolist(), first.tolist(), strict=True))
+        for slot in [slot for slot in wanted if slot not in found and slot in here]:
+            found[slot] = "".join(chr(digit[here[slot]]) for digit in digits)
+        if len(found) == partitions:
+            break
+    return tuple(found[slot] for slot in wanted)
 
 
-def _crc16(digits: list[np.ndarray[tuple[int], np.dtype[np.uint8]]]) -> I64s:
+def _digits(numbers: I64s) -> list[U8s]:
+    """Numbers as texts of the alphabet, column by column, the first letter first."""
+    letters = np.frombuffer(_ALPHABET, np.uint8)
+    return [letters[numbers // len(_ALPHABET) ** place % len(_ALPHABET)] for place in reversed(range(_WIDTH))]
+
+
+def _crc16(digits: list[U8s]) -> I64s:
     """CRC16/XMODEM, byte column by byte column: what Redis takes a key's slot from."""
     crc = np.zeros(len(digits[0]), dtype=np.int64)
     for column in digits:

@@ -42,9 +42,9 @@ def archive_rows(decoded: Decoded) -> pa.RecordBatch:
 def from_archive(table: pa.Table) -> Decoded:
     """What `decode` would have given for these records."""
     rows = table.combine_chunks()
-    numbers = rows.column("number").to_numpy()
-    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
-    record = np.cumsum(np.diff(numbers, prepend=-1) != 0) - 1
+    numbers, partitions = rows.column("number").to_numpy(), rows.column("partition").to_numpy()
+    first = (np.diff(numbers, prepend=-1) != 0) | (np.diff(partitions, prepend=-1) != 0)  # Kafka numbers each partition by itself
+    begins, record = np.flatnonzero(first), np.cumsum(first) - 1
     index = rows.column("index").to_numpy().astype(np.int64)
     heads = rows.take(pa.array(begins)).select(["number", "partition", "offset", "append_ms"]).to_pydict()
     packed = np.zeros(len(begins), dtype=np.bool_)

@@ -56,7 +56,13 @@ class BatchConsumer:
             raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} ({kafka.protocol}): {type(error).__name__} {error}") from error
         self._notes = _Notes(self._consumer)
         self._held: dict[TopicPartition, int] = {}
-        self._consumer.subscribe([kafka.topic(topic) for topic in topics], listener=self._notes)
+        wanted = [kafka.topic(topic) for topic in topics]
+        # Asked first: a member that joins before it knows how many partitions there are is given none, and does not join again.
+        missing = [topic for topic in wanted if not self._consumer.partitions_for_topic(topic)]
+        if missing:
+            self._consumer.close(autocommit=False)
+            raise KafkaUnreachable(f"there is no topic {', '.join(missing)} at {kafka.bootstrap}: make it (freshet topics create)")
+        self._consumer.subscribe(wanted, listener=self._notes)
 
     @property
     def held(self) -> dict[tuple[str, int], int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, KafkaTimeoutError
 
@@ -31,10 +31,11 @@ class KafkaLog:
     def __init__(self, kafka: Kafka) -> None:
         """Raises `KafkaUnreachable`."""
         self.kafka = kafka
-        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._reading, self._writing, self._describing = threading.Lock(), threading.Lock(), threading.Lock()
         with _told(kafka):
             self._consumer = KafkaConsumer(**kafka.consumer_options())
         self._producer: KafkaProducer | None = None
+        self._admin: KafkaAdminClient | None = None
         self._assigned: TopicPartition | None = None
 
     def __enter__(self) -> "KafkaLog":
@@ -47,18 +48,20 @@ class KafkaLog:
         """Send what waits, release the connections."""
         if self._producer is not None:
             self._producer.close()
+        if self._admin is not None:
+            self._admin.close()
         self._consumer.close()
 
     def topic(self, name: str) -> Topic:
         """The topic as the cluster knows it. Raises `KafkaUnreachable` when it is not there."""
         full = self.kafka.topic(name)
-        with self._reading, _told(self.kafka):
-            self._consumer.topics()  # asks the cluster: a topic made anew must not be known by its old id
-            partitions = self._consumer.partitions_for_topic(full)
-            found = self._consumer._client.cluster.topic_id(full)
-        if not partitions or found is None:
+        with self._describing, _told(self.kafka):
+            if self._admin is None:
+                self._admin = KafkaAdminClient(**self.kafka.options())
+            (found,) = self._admin.describe_topics([full])  # asks the cluster: a topic made anew must not be known by its old id
+        if found["error_code"] or not found["partitions"]:
             raise KafkaUnreachable(f"there is no topic {full!r} at {self.kafka.bootstrap}: make it (freshet topics create)")
-        return Topic(name, str(found), len(partitions))
+        return Topic(name, str(found["topic_id"]), len(found["partitions"]))
 
     def append(self, topic: str, entries: Sequence[Entry], *, now_ms: int) -> list[Position]:
         """Append in order within each partition; acknowledged by all in-sync replicas when this returns.

@@ -96,6 +96,14 @@ def test_every_record_has_a_row_also_one_without_events(body: bytes) -> None:
     assert [record.offset for record in from_archive(pa.Table.from_batches([rows])).records] == [5]
 
 
+def test_records_of_two_partitions_that_share_a_number_stay_apart() -> None:
+    """On Kafka a record's number is its offset."""
+    records = [Record(7, partition, 7, APPEND_MS, JSON, encode_event(EVENT)) for partition in (0, 1)]
+    again = from_archive(pa.Table.from_batches([archive_rows(decode(records))]))
+    assert [(record.partition, record.offset) for record in again.records] == [(0, 7), (1, 7)]
+    assert again.record.tolist() == [0, 1]
+
+
 def test_the_whole_text_of_an_event_with_unknown_fields_is_kept() -> None:
     rows = archive_rows(decode([Record(0, 0, 0, APPEND_MS, JSON, UNKNOWN)]))
     assert rows.column("extra").to_pylist() == [UNKNOWN.decode()]
