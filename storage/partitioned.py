@@ -20,14 +20,26 @@ def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
 
 def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[bytes | None]:
     """Blobs of (partition, id) rows, in their order."""
-    where = present(partitions)
-    if len(where) == 1:
-        return state.read(table, where[0], ids)
-    found: list[bytes | None] = [None] * len(ids)
-    for partition in where:
-        here = np.flatnonzero(partitions == partition)
-        for row, blob in zip(here.tolist(), state.read(table, partition, ids[here]), strict=True):
-            found[row] = blob
+    return read_tables(state, [(table, partitions, ids)])[0]
+
+
+def read_tables(state: State, asked: Sequence[tuple[str, I64s, U64s]]) -> list[list[bytes | None]]:
+    """The same of several tables, (table, partitions, ids) each, at once."""
+    parts: list[tuple[str, int, U64s]] = []
+    places: list[tuple[int, list[int]]] = []
+    for n, (table, partitions, ids) in enumerate(asked):
+        where = present(partitions)
+        for partition in where:
+            here = np.flatnonzero(partitions == partition) if len(where) > 1 else np.arange(len(ids))
+            parts.append((table, partition, ids[here] if len(where) > 1 else ids))
+            places.append((n, here.tolist()))
+    found: list[list[bytes | None]] = [[None] * len(ids) for _, _, ids in asked]
+    for (n, rows), blobs in zip(places, state.read_many(parts), strict=True):
+        if len(rows) == len(found[n]):
+            found[n] = blobs
+            continue
+        for row, blob in zip(rows, blobs, strict=True):
+            found[n][row] = blob
     return found
 
 

@@ -106,6 +106,9 @@ class State(Protocol):
     def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
         """Blobs in the order asked; None where there is none."""
 
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+        """Several reads, (table, partition, ids) each, at once: what `read` would give, in one transaction or round trip."""
+
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare epochs and watermarks, then write everything at once. Raises `Fenced`, `WatermarkMoved`."""
 

@@ -91,9 +91,12 @@ class LmdbState:
 
     def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
         """Blobs in the order asked. O(log n) each; ids in key order are read fastest."""
-        keys = _keys(partition, ids)
-        with self._env.begin(db=self._tables[table]) as txn:
-            return [txn.get(key) for key in keys]
+        return self.read_many([(table, partition, ids)])[0]
+
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+        """Several reads of one snapshot."""
+        with self._env.begin() as txn:
+            return [[txn.get(key, db=self._tables[table]) for key in _keys(partition, ids)] for table, partition, ids in asked]
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """One transaction: compare epochs and watermarks, write, advance."""

@@ -44,6 +44,10 @@ class MemoryState:
         rows = self._tables.get((table, partition), {})
         return [rows.get(key) for key in ids.tolist()]
 
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+        """Several reads."""
+        return [self.read(*one) for one in asked]
+
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare all, then write all."""
         for advance in advances:

@@ -5,6 +5,7 @@ hashed = hash_events(events, origin, names, shape)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -82,12 +83,13 @@ def _of_column(events: pa.RecordBatch, name: str) -> _Numbered:
 
 
 def _of_rows(events: list[Event], name: str) -> _Numbered:
-    place: dict[str | None, int] = {}
-    rows = [place.setdefault(getattr(event, name), len(place)) for event in events]
-    nothing = place.pop(None, -1)
-    if nothing >= 0:  # the texts after the first missing one move up
-        rows = [len(place) if row == nothing else row - (row > nothing) for row in rows]
-    return _Numbered(list(place), np.array(rows, dtype=np.int64))  # type: ignore[arg-type]  # None was taken out
+    values = list(map(attrgetter(name), events))
+    if values.count(None) == len(values):
+        return _Numbered([], np.zeros(len(values), dtype=np.int64))
+    distinct = [text for text in dict.fromkeys(values) if text is not None]
+    place: dict[str | None, int] = {text: n for n, text in enumerate(distinct)}
+    place[None] = len(distinct)
+    return _Numbered(distinct, np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)))
 
 
 class _Resolver:

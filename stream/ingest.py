@@ -22,7 +22,7 @@ from storage.histories import load_histories, load_seen, store_histories, store_
 from storage.log import PACK, Entry, Log, Record
 from storage.names import Names
 from storage.neighbours import load_neighbours, node_partition, store_neighbours
-from storage.partitioned import distinct_rows, present, read_rows, write_rows
+from storage.partitioned import distinct_rows, present, read_rows, read_tables, write_rows
 from storage.ragged import group
 from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
@@ -77,6 +77,22 @@ class Prepared:
     writes: list[Write] = field(default_factory=list)
     items: U64s = field(default_factory=lambda: np.empty(0, np.uint64))
     counts: I64s = field(default_factory=lambda: np.empty((0, 4), np.int64))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The rows of counts a batch touches, (partition, item) each, and each event's among them."""
+
+    where: I64s
+    items: U64s
+    rows: I64s
+
+    @classmethod
+    def of(cls, hashed: Hashed) -> "_Counted":
+        keys, rows = distinct_rows(hashed.columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
+        where, items = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
+        where[rows], items[rows] = hashed.partitions, hashed.columns.items
+        return cls(where, items, rows)
 
 
 def no_fault(point: str) -> None:
@@ -229,35 +245,32 @@ class Ingest:
         return letters
 
     def _reduce(self, decoded: Decoded, hashed: Hashed, letters: list[DeadLetter], *, rows: I64s) -> Prepared:
-        columns, shape, state = hashed.columns, self._shape, self._state
+        columns, shape = hashed.columns, self._shape
         users, places = distinct_rows(columns.users)
         where = np.zeros(len(users), dtype=np.int64)
         where[places] = hashed.partitions
+        counted = _Counted.of(hashed)
+        asked = [(HISTORIES, where, users), (SEEN, where, users), (COUNTS, counted.where, counted.items)]
+        histories, seen_sets, counts = read_tables(self._state, asked)
         added = np.bincount(places, minlength=len(users)).astype(np.int64)
-        held = load_histories(read_rows(state, HISTORIES, where, users), added, history_max=shape.history_max)
-        seen = load_seen(read_rows(state, SEEN, where, users), added, seen_max=shape.seen_max)
+        held = load_histories(histories, added, history_max=shape.history_max)
+        seen = load_seen(seen_sets, added, seen_max=shape.seen_max)
         edges, applied = reduce_users(places, columns, held, seen, shape)
         batch = Prepared(decoded, hashed, letters, applied, edges, rows, list(hashed.writes))
         if len(users):
             batch.writes += write_rows(HISTORIES, where, users, store_histories(held))
             batch.writes += write_rows(SEEN, where, users, store_seen(seen))
-            self._count(batch)
+            self._count(batch, counted, load_counts(counts))
         if len(edges) and not self._edges_apart:
             self._connect(batch)
         return batch
 
-    def _count(self, batch: Prepared) -> None:
-        hashed, shape = batch.hashed, self._shape
-        columns = hashed.columns
-        keys, rows = distinct_rows(columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
-        where, items = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
-        where[rows], items[rows] = hashed.partitions, columns.items
-        table = load_counts(read_rows(self._state, COUNTS, where, items))
-        reduce_counts(table, rows, columns, batch.applied, shape)
+    def _count(self, batch: Prepared, counted: "_Counted", table: I64s) -> None:
+        reduce_counts(table, counted.rows, batch.hashed.columns, batch.applied, self._shape)
         used = table[:, 0] > 0
-        batch.items, batch.counts = items[used], table[used]
+        batch.items, batch.counts = counted.items[used], table[used]
         if used.any():
-            batch.writes += write_rows(COUNTS, where[used], items[used], store_counts(np.ascontiguousarray(table[used])))
+            batch.writes += write_rows(COUNTS, counted.where[used], batch.items, store_counts(np.ascontiguousarray(batch.counts)))
 
     def _connect(self, batch: Prepared) -> None:
         """Neighbours and dirty marks as part of this commit; a collection has no vector and is not marked."""

@@ -8,6 +8,7 @@ Nothing here reads a clock: the time to compare with is the record's own append 
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -31,6 +32,7 @@ MANY_SHOWN: Final = f"shown has more than {SHOWN_MAX} items"
 NOT_FINITE: Final = "value is not a finite number"
 OTHER_SCHEMA: Final = f"schema is not {SCHEMA}: this freshet is too old for the event"
 _IDS: Final = ("event_id", "user_id", "action", "item_id", "surface", "session_id", "collection_id", "source_item_id")
+_TEXTS: Final = attrgetter(*_IDS)
 
 
 def refusals(events: Events, append_ms: I64s, shape: Shape) -> dict[int, str]:
@@ -49,13 +51,9 @@ def refusals(events: Events, append_ms: I64s, shape: Shape) -> dict[int, str]:
 
 def refusal(event: Event, append_ms: int, shape: Shape) -> str | None:
     """The first reason against one event that was read from JSON: what is required is there, and of its type."""
-    for name in _IDS:
-        text = getattr(event, name)
-        if text is not None and not 0 < len(text) <= ID_CHARACTERS_SAFE:
-            if not text:
-                return _empty(name)
-            if len(text.encode()) > ID_BYTES_MAX:
-                return _long(name, ID_BYTES_MAX)
+    for text in _TEXTS(event):
+        if text is not None and not 0 < len(text) <= ID_CHARACTERS_SAFE and (wrong := _id_refusal(event)):
+            return wrong
     if event.action not in shape.actions:
         return _unknown_action(shape)
     if event.item_id is None and event.action != "search":
@@ -67,6 +65,15 @@ def refusal(event: Event, append_ms: int, shape: Shape) -> str | None:
     if event.ts_ms > min(append_ms + FUTURE_MS_MAX, TS_MS_MAX):
         return FUTURE
     return _optional_refusal(event)
+
+
+def _id_refusal(event: Event) -> str | None:
+    for name, text in zip(_IDS, _TEXTS(event), strict=True):
+        if text == "":
+            return _empty(name)
+        if text is not None and len(text.encode()) > ID_BYTES_MAX:
+            return _long(name, ID_BYTES_MAX)
+    return None
 
 
 def _optional_refusal(event: Event) -> str | None:

@@ -51,6 +51,13 @@ def test_a_read_after_a_commit_sees_all_of_it_in_the_order_asked(state: State) -
     assert state.read(COUNTS, 0, ids()) == []
 
 
+def test_several_reads_at_once_are_what_each_gives_alone(state: State) -> None:
+    state.commit([], [Write(COUNTS, 0, ids(3, 1), [b"three", b"one"]), Write(SEEN, 2, ids(1), [b"seen"])])
+    asked = [(COUNTS, 0, ids(1, 2, 3)), (SEEN, 2, ids(1)), (SEEN, 0, ids(1)), (COUNTS, 0, ids())]
+    assert state.read_many(asked) == [state.read(*one) for one in asked] == [[b"one", None, b"three"], [b"seen"], [None], []]
+    assert state.read_many([]) == []
+
+
 def test_a_later_write_replaces_and_writing_twice_is_writing_once(state: State) -> None:
     for value in (b"old", b"newer", b"newer"):
         put(state, 1, value)
