@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from storage.log import Log, Record
+from storage.log import PACK, Log, Record
 from storage.names import Names
 from storage.state import Fenced, State, WatermarkMoved
 from stream.connecting import Connecting
@@ -28,6 +28,8 @@ GROUP: Final = "freshet"
 RECORDS_MAX: Final = 4096
 EVENTS_AT_ONCE: Final = 32_768
 """A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
+PACK_WEIGHT: Final = 256
+"""For how many events a pack counts before it is opened."""
 EDGES_EVERY_MS: Final = 150
 """Edges of so long are applied together: to write a list costs more than to change it, and busy nodes come again and again."""
 EDGE_RECORDS_MAX: Final = 512
@@ -113,13 +115,13 @@ class Worker:
     def _apply(self, batches: Sequence[Batch], now_ms: int) -> list[Applied]:
         """Turn by turn a piece of each partition: prepared alone, published together, committed alone."""
         done: list[Applied] = []
-        pieces = {batch.partition: _pieces(batch) for batch in batches}
-        while pieces:
+        left = {batch.partition: pieces(batch) for batch in batches}
+        while left:
             turn = []
-            for partition, rest in list(pieces.items()):
+            for partition, rest in list(left.items()):
                 decoded, end = next(rest, (None, 0))
                 if decoded is None:
-                    del pieces[partition]
+                    del left[partition]
                 else:
                     turn.append((partition, self._ingest.prepare(decoded), end))
             self._ingest.publish([prepared for _, prepared, _ in turn], now_ms=now_ms)
@@ -128,7 +130,7 @@ class Worker:
                     done.append(self._ingest.commit(prepared, ends={partition: end}))
                 except (Fenced, WatermarkMoved) as refusal:
                     self._refused(EVENTS, partition, refusal)
-                    del pieces[partition]
+                    del left[partition]
         return done
 
     def _connect(self, now_ms: int) -> int:
@@ -148,15 +150,15 @@ class Worker:
         self._consumer.refused(topic, partition)
 
 
-def _pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
-    """A batch in pieces of about EVENTS_AT_ONCE events, each with where its reader stands."""
-    records: list[Record] = list(batch.records)
-    size = max(1, EVENTS_AT_ONCE // 256) if records and records[0].form else EVENTS_AT_ONCE
-    if not records:
-        yield decode([]), batch.end
-    for start in range(0, len(records), size):
-        part = records[start : start + size]
-        yield decode(part), batch.end if start + size >= len(records) else part[-1].offset + 1
+def pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
+    """A batch in pieces of about EVENTS_AT_ONCE events, each with where its reader stands; the last one ends where the batch does."""
+    begin = weight = 0
+    for n, record in enumerate(batch.records[:-1], start=1):
+        weight += PACK_WEIGHT if record.form == PACK else 1
+        if weight >= EVENTS_AT_ONCE:
+            yield decode(batch.records[begin:n]), record.offset + 1
+            begin, weight = n, 0
+    yield decode(batch.records[begin:]), batch.end
 
 
 def run(
