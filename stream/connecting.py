@@ -15,7 +15,7 @@ import numpy as np
 from storage.arrays import Bools
 from storage.log import Log, Record
 from storage.state import UPSTREAM, Advance, Claim, State, Write
-from stream.edges import EDGES, Parcel, Upstream, decode_edges
+from stream.edges import EDGES, Parcel, decode_edges
 from stream.ingest import check_gap, connected, no_fault
 from stream.reducers import Edges
 from stream.shape import Shape
@@ -95,11 +95,6 @@ def _joined(parcels: list[Parcel]) -> tuple[Edges, Bools]:
     names = ("nodes", "list_ids", "targets", "amounts", "ts_ms", "events")
     columns = (np.concatenate([getattr(parcel.edges, name) for parcel in parcels]) for name in names)
     return Edges(*columns), np.concatenate([parcel.items for parcel in parcels])
-
-
-def upstream_marks(state: State, partition: int) -> dict[Upstream, int]:
-    """How far each upstream partition's edges are applied here: the place of the next event."""
-    return {Upstream(n, mark[0]): mark[1] for n, mark in ((n, _mark(blob)) for n, blob in state.scan(UPSTREAM, partition))}
 
 
 def _mark(blob: bytes) -> Mark:

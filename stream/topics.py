@@ -12,11 +12,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stream.deadletters import DEAD_LETTERS
+from stream.edges import EDGES
 from stream.entities import ENTITIES
 from stream.ingest import EVENTS
 from stream.kafka import Kafka, KafkaUnreachable
 
-EDGES: Final = "edges"
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
 MESSAGE_BYTES_MAX: Final = (1 << 20) + (1 << 16)

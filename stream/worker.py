@@ -7,7 +7,6 @@ both topics by Kafka's group, and what each may write is decided by the state.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -170,13 +169,3 @@ def run(
             told(worker.round(now_ms=clock_ms()))
     finally:
         worker.close()
-
-
-def idle(worker: Worker, *, clock_ms: Callable[[], int], quiet_s: float, seconds_max: float) -> None:
-    """Rounds until nothing has come for a while: for benches and tests."""
-    end = time.monotonic() + seconds_max
-    quiet_since = time.monotonic()
-    while time.monotonic() < end and time.monotonic() - quiet_since < quiet_s:
-        done = worker.round(now_ms=clock_ms())
-        if done.events or done.edges:
-            quiet_since = time.monotonic()
