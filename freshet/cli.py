@@ -167,12 +167,12 @@ def worker(host: str | None = None, port: Annotated[int | None, typer.Option(hel
     from stream.entity_writer import EntityWriter
     from stream.worker import Worker
 
-    settings = _settings(host=host, worker_port=port)
+    settings = _settings(host=host, page_port=port)
     with services(settings) as site:
-        err.print(f"freshet worker: http://{settings.host}:{settings.worker_port}/healthz (Ctrl-C stops it)", highlight=False)
+        err.print(f"freshet worker: http://{settings.host}:{settings.page_port}/healthz (Ctrl-C stops it)", highlight=False)
         doing = Worker(site.kafka, site.state, site.log, site.shape, group=settings.kafka_group)
         entities = EntityWriter(site.state, site.log, site.shape)
-        run_app(doing, entities, site.kafka, web=Web(settings.host, settings.worker_port), clock_ms=now_ms)
+        run_app(doing, entities, site.kafka, web=Web(settings.host, settings.page_port), clock_ms=now_ms)
 
 
 @topics.command()
