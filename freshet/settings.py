@@ -52,8 +52,8 @@ class Settings(BaseSettings):
     redis_ca: Path | None = Field(None, description="certificate authority the server's certificate is checked with")
     qdrant: str = Field("", description="Qdrant server, http(s)://host:port; empty: the api process keeps its vectors in its data folder")
     qdrant_key: SecretStr = Field(SecretStr(""), description="Qdrant's API key")
-    store: str = Field("", description="where archive and weights of the cluster form lie: a folder all share, or s3://, gs://; empty: `data`")
-    page_port: int = Field(6066, ge=1, le=65535, description="port of a worker's, trainer's or refresher's page: /healthz, /metrics, on `host`")
+    store: str = Field("", description="where the cluster's archive and weights lie: a shared folder, s3://, gs://; empty: `data`")
+    page_port: int = Field(6066, ge=1, le=65535, description="port of the page of a worker, trainer or refresher: /healthz, /metrics")
     versions_max: int = Field(5, ge=1, description="model versions kept beside the live one and its predecessor")
 
     @model_validator(mode="after")
