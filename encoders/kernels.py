@@ -2,7 +2,7 @@
 
 `Layer` is (weight (in, out), bias (out,)); a block is its five: query, key_value, joined, inner, outer. Not for batches.
 
-    user = last_position(x, bias, heads, blocks)       # x (T, D) -> (1, D)
+    user = encoded(item_vectors, actions, gaps_ms, entry=entry, bias=bias, heads=2, blocks=blocks, leave=leave)      # (D,)
 """
 
 from typing import Final, TypeAlias
@@ -14,7 +14,50 @@ from encoders.base import F32s, I64s, U8s
 from encoders.transformer import GAP_MS_MAX, GAP_STEP_MS
 
 Layer: TypeAlias = tuple[F32s, F32s]
+Entry: TypeAlias = tuple[Layer, F32s, F32s, Layer]
+"""What a position is made of: the item's layer, the start token (D,), a row for each action (A, D), the layer of gaps."""
+Leave: TypeAlias = tuple[tuple[F32s, F32s], Layer, Layer]
+"""The last norm's scale and shift, and the head's two layers."""
 EPSILON: Final = np.float32(1e-5)  # torch's LayerNorm
+
+
+@njit(cache=True, nogil=True)
+def encoded(  # noqa: PLR0913, PLR0917  # a kernel takes arrays, not objects
+    item_vectors: F32s,
+    actions: U8s,
+    gaps_ms: I64s,
+    entry: Entry,
+    bias: F32s,
+    heads: int,
+    blocks: tuple[tuple[Layer, ...], ...],
+    leave: Leave,
+) -> F32s:
+    """(L, D) vectors, (L,) actions and gaps, oldest first -> the user's vector (D,), unit length; bias (H, L + 1, L + 1)."""
+    item, start, action, gap = entry
+    x = np.empty((len(actions) + 1, len(start)), dtype=np.float32)
+    x[0] = start
+    if len(actions):
+        x[1:] = np.dot(item_vectors, item[0]) + item[1]
+        place_actions(x[1:], action, actions, gaps_ms, gap)
+    norm, inner, outer = leave
+    user = unit(standardised(last_position(x, bias, heads, blocks)) * norm[0] + norm[1])
+    moved = np.dot(np.maximum(np.dot(user, inner[0]) + inner[1], np.float32(0)), outer[0]) + outer[1]
+    vector: F32s = unit(user + moved)[0] if np.any(moved != 0) else user[0]
+    return vector
+
+
+@njit(cache=True, nogil=True)
+def unit(x: F32s) -> F32s:
+    """Rows of length 1; a row of zeros stays."""
+    out = np.empty_like(x)
+    for row in range(x.shape[0]):
+        length = np.float32(0)
+        for column in range(x.shape[1]):
+            length += x[row, column] * x[row, column]
+        length = max(np.sqrt(length), np.float32(1e-12))
+        for column in range(x.shape[1]):
+            out[row, column] = x[row, column] / length
+    return out
 
 
 @njit(cache=True, nogil=True)

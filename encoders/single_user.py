@@ -14,7 +14,7 @@ from torch import nn
 
 from encoders.base import F32s, I64s, U8s
 from encoders.heads import ResidualHead
-from encoders.kernels import Layer, last_position, place_actions, standardised
+from encoders.kernels import Layer, encoded
 from encoders.layers import Block
 from encoders.transformer import CausalTransformer
 
@@ -27,16 +27,13 @@ class Affine:
     bias: F32s
 
     @classmethod
-    def of(cls, layer: nn.Linear, norm: nn.LayerNorm | None = None, *, scale: float = 1.0) -> "Affine":
-        """The layer, after the norm's own scale and shift if one is given; `scale` multiplies the result."""
-        weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    def of(cls, layer: nn.Linear, norm: nn.LayerNorm | None = None, *, scale: float = 1.0, scale_in: float = 1.0) -> "Affine":
+        """The layer, after the norm's own scale and shift if one is given; `scale` multiplies the result, `scale_in` what comes in."""
+        weight, bias = layer.weight.detach().double() * scale_in, layer.bias.detach().double()
         if norm is not None:
             bias = bias + weight @ norm.bias.detach().double()
             weight = weight * norm.weight.detach().double()
         return cls(np.ascontiguousarray((scale * weight).float().numpy().T), (scale * bias).float().numpy())
-
-    def __call__(self, x: F32s) -> F32s:
-        return x @ self.weight + self.bias
 
 
 class PreparedUser:
@@ -45,38 +42,26 @@ class PreparedUser:
     def __init__(self, trunk: CausalTransformer, head: ResidualHead) -> None:
         with torch.inference_mode():
             self.history_len = trunk.history_len
-            dim = trunk.item.in_features
-            self.item = Affine.of(trunk.item, scale=1.0)
-            self.item_scale = np.float32(dim**0.5)
-            self.action = trunk.action.weight.detach().numpy().copy()
-            self.gap = _layer(Affine.of(trunk.gap))
-            self.start = trunk.start.detach().numpy().copy()
+            item = Affine.of(trunk.item, scale_in=trunk.item.in_features**0.5)
+            self.entry = (
+                _layer(item),
+                trunk.start.detach().numpy().copy(),
+                trunk.action.weight.detach().numpy().copy(),
+                _layer(Affine.of(trunk.gap)),
+            )
             self.bias = trunk.attention_bias(trunk.history_len + 1).numpy().copy()
             blocks = [block for block in trunk.blocks if isinstance(block, Block)]
             self.heads, self.blocks = blocks[0].heads, tuple(_layers(block) for block in blocks)
-            self.norm = (trunk.norm.weight.detach().numpy().copy(), trunk.norm.bias.detach().numpy().copy())
-            self.inner, self.outer = Affine.of(head.residual.inner), Affine.of(head.residual.outer)
+            norm = (trunk.norm.weight.detach().numpy().copy(), trunk.norm.bias.detach().numpy().copy())
+            self.leave = (norm, _layer(Affine.of(head.residual.inner)), _layer(Affine.of(head.residual.outer)))
 
     def encode(self, item_vectors: F32s, actions: U8s, gaps_ms: I64s) -> F32s:
         """(L, D) vectors, (L,) actions and gaps, oldest first, the newest `history_len` used -> (D,) unit length. L may be 0."""
         newest = slice(-self.history_len, None)
-        x = np.empty((min(len(actions), self.history_len) + 1, len(self.start)), dtype=np.float32)
-        x[0] = self.start
-        x[1:] = self.item(item_vectors[newest] * self.item_scale)
-        place_actions(x[1:], self.action, actions[newest], gaps_ms[newest], self.gap)
-        last = last_position(x, self.bias, self.heads, self.blocks)
-        vector: F32s = self._headed(unit(standardised(last) * self.norm[0] + self.norm[1]))[0]
+        vector: F32s = encoded(
+            item_vectors[newest], actions[newest], gaps_ms[newest], self.entry, self.bias, self.heads, self.blocks, self.leave
+        )
         return vector
-
-    def _headed(self, user: F32s) -> F32s:
-        moved = self.outer(np.maximum(self.inner(user), 0))
-        return unit(user + moved) if moved.any() else user
-
-
-def unit(x: F32s) -> F32s:
-    """Rows of length 1; a row of zeros stays."""
-    rows: F32s = x / np.maximum(np.sqrt(np.einsum("td,td->t", x, x)), np.float32(1e-12))[:, None]
-    return rows
 
 
 def _layers(block: Block) -> tuple[Layer, ...]:

@@ -129,8 +129,10 @@ class Demo:
         self._warm_up(service, contest, training, rows[:warm])
         try:
             events_per_s = self._stream(service, contest, training, rows[warm:])
+            contest.ranks()
         finally:
             training.cancel()
+            contest.close()
         live, replayed = self._verify(engine)
         return self._conclude(service, contest, events_per_s, len(rows), (live, replayed))
 
@@ -216,14 +218,14 @@ class Demo:
     def _conclude(self, service: Service, contest: Contest, events_per_s: float, events: int, digest: tuple[str, str]) -> DemoOutcome:
         tallies, hits = service.engine.tallies, contest.hits()
         visible, lookups = np.array(self.visible_ms), np.array(contest.lookup_ms)
-        gains = contest.gains(("frozen", "counting_blend", "popular", "recent", "cooccurrence"), seed=self.seed) if contest.ranks else {}
+        gains = contest.gains(("frozen", "counting_blend", "popular", "recent", "cooccurrence"), seed=self.seed) if contest.at else {}
         promotions = sum(outcome.promoted for outcome in self.outcomes)
         figures = Figures(
             data=self.data_name,
             events=events,
             accepted=tallies.accepted,
             dead_letters=sum(tallies.dead_letters.values()),
-            ranked=len(contest.ranks),
+            ranked=len(contest.at),
             events_per_s=events_per_s,
             hit_at_10={name: float(hit.mean()) if len(hit) else 0.0 for name, hit in hits.items()},
             gain_over={name: (gain.low, gain.mean, gain.high) for name, gain in gains.items()},
@@ -242,7 +244,7 @@ class Demo:
         return DemoOutcome(figures, self.outcomes, path)
 
     def _report(self, contest: Contest, figures: Figures, visible: F64s, lookups: F64s) -> DemoReport:
-        window = max(200, len(contest.ranks) // 20)
+        window = max(200, len(contest.at) // 20)
         return DemoReport(
             data=self.data_name,
             terms=self.terms,
@@ -268,7 +270,7 @@ class Demo:
         self.told.note(f"[{at:,} events] gate: {outcome.version} ({outcome.kind}) {word}: {outcome.reason}")
 
     def _live_line(self, service: Service, contest: Contest, n: int, of: int, spent_s: float) -> str:
-        hits = {name: float(hit.mean()) if len(hit) else 0.0 for name, hit in contest.hits(5000).items()}
+        hits = {name: float(hit.mean()) if len(hit) else 0.0 for name, hit in contest.lately(5000).items()}
         shown = " ".join(f"{name} {hits[name]:.3f}" for name in ("model", "popular", "recent", "cooccurrence"))
         version = service.current.live.version if service.current else "none"
         return f"{n:,}/{of:,} {n / spent_s:,.0f} events/s lag {service.engine.lag} | hit@10 {shown} | model {version}"

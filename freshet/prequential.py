@@ -7,11 +7,13 @@ Candidates are the catalogue's items that the user has not had. A user's first e
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from freshet.rivals import BASELINES, RIVALS, Rivals, Still
 from freshet.service import Loaded, Service
 from serving.lookup import COUNTING, blended
 from serving.neural import aimed
@@ -19,12 +21,12 @@ from serving.sources import SOURCES, Context
 from storage.arrays import F64s, I64s
 from storage.ids import ITEM, hash_id
 from stream.events import Event
-from trainers.baselines import Baseline, Popular, RecentPopular, seq_rules
 from trainers.metrics import Gain, mid_ranks, paired_bootstrap
 
 MODEL_SYSTEMS: Final = ("model", "neural", "frozen", "counting_blend")
-BASELINES: Final = ("popular", "recent", "cooccurrence")
 SYSTEMS: Final = (*MODEL_SYSTEMS, *BASELINES)
+_PLACES: Final = [("model", "neural", "counting_blend", *RIVALS).index(name) for name in SYSTEMS]
+"""Where each system is among what is ranked in line, and then the rivals."""
 ABOUT: Final = {
     "model": "the live model: neural score and live counts, blended; fine-tuned as events come",
     "neural": "the live model's neural score alone",
@@ -40,62 +42,75 @@ LOOKUP_EVERY: Final = 16
 
 @dataclass
 class Contest:
-    """All systems over one stream. `frozen` is set once, after the warm-up. Ranks are (events, systems), 0 = not ranked."""
+    """All systems over one stream. `frozen` is set once, after the warm-up. `at`: of each ranked event, how many were asked then."""
 
     service: Service
     num_items: int
     frozen: Loaded | None = None
-    had: dict[str, dict[int, None]] = field(default_factory=dict)
-    ranks: list[list[int]] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
     lookup_ms: list[float] = field(default_factory=list)
     asked: int = 0
     not_ranked: int = 0
 
     def __post_init__(self) -> None:
-        parts: tuple[Baseline, ...] = (Popular(self.num_items), RecentPopular(self.num_items), seq_rules(self.num_items))
-        self._baselines = dict(zip(BASELINES, parts, strict=True))
+        self._rivals, self._still = Rivals(self.num_items), Still()
+        self._had: dict[str, set[int]] = {}
+        self._ours: list[list[int]] = []
 
-    def ask(self, event: Event) -> list[int] | None:
-        """Every system's mid-rank of the item, in the order of SYSTEMS; None when the event is not ranked."""
+    def ask(self, event: Event) -> bool:
+        """Rank the item by every system; False when the event is not ranked."""
         self.asked += 1
-        had = self.had.get(event.user_id)
+        had = self._had.get(event.user_id)
         row = self._row(event)
         if row < 0 or not had or row in had:
             self.not_ranked += 1
-            return None
-        ranks = self._model_ranks(event, row) + self._baseline_ranks(had, row)
-        self.ranks.append(ranks)
+            return False
+        self._rank(event, row)
         self.at.append(self.asked)
-        return ranks
+        return True
 
     def learn(self, event: Event) -> None:
         """Let the counting baselines learn the event; the product learned it by ingest."""
         row = self._row(event)
-        had = self.had.setdefault(event.user_id, {})
-        if row < 0 or row in had:
-            return
-        history = _newest_first(had)
-        for baseline in self._baselines.values():
-            baseline.learn(history, row)
-        had[row] = None
+        had = self._had.setdefault(event.user_id, set())
+        if row >= 0 and row not in had:
+            had.add(row)
+            self._rivals.learn(event.user_id, row)
 
-    def hits(self, newest: int | None = None) -> dict[str, F64s]:
-        """[rank <= 10] by system, (n,) each; of the newest so many only, if asked."""
-        table = np.array(self.ranks[-newest:] if newest else self.ranks, dtype=np.int64).reshape(-1, len(SYSTEMS))
-        return {name: (table[:, n] <= 10).astype(np.float64) for n, name in enumerate(SYSTEMS)}
+    def ranks(self) -> I64s:
+        """Every system's mid-rank of each item, (n, systems) in the order of SYSTEMS; waits for the rivals."""
+        return self._merged(self._rivals.ranks())
+
+    def hits(self) -> dict[str, F64s]:
+        """[rank <= 10] by system, (n,) each."""
+        return hits_of(self.ranks())
+
+    def lately(self, newest: int) -> dict[str, F64s]:
+        """The same of about the newest so many, of those that all have ranked by now."""
+        return hits_of(self._merged(self._rivals.so_far(), newest))
 
     def gains(self, over: tuple[str, ...], *, seed: int) -> dict[str, Gain]:
         """By how much the model's hit rate is above these systems', with its 95 % interval (paired bootstrap)."""
         hits = self.hits()
         return {name: paired_bootstrap(hits["model"], hits[name], generator=np.random.default_rng(seed)) for name in over}
 
+    def close(self) -> None:
+        """End the rivals' thread."""
+        self._rivals.close()
+
+    def _merged(self, rivals: list[list[int]], newest: int | None = None) -> I64s:
+        end = min(len(self._ours), len(rivals))
+        start = 0 if newest is None else max(0, end - newest)
+        if start == end:
+            return np.empty((0, len(SYSTEMS)), np.int64)
+        return np.hstack([np.array(part[start:end], dtype=np.int64) for part in (self._ours, rivals)])[:, _PLACES]
+
     def _row(self, event: Event) -> int:
         """-1 without an item, and for an item born after the contest began: the baselines have no place for it."""
         row = self.service.view.catalogue.row(hash_id(event.item_id, ITEM)) if event.item_id is not None else -1
         return row if row < self.num_items else -1
 
-    def _model_ranks(self, event: Event, row: int) -> list[int]:
+    def _rank(self, event: Event, row: int) -> None:
         service, lookup, current = self.service, self.service.lookup, self.service.current
         if self.asked % LOOKUP_EVERY == 0:
             begin = time.perf_counter_ns()
@@ -107,34 +122,40 @@ class Contest:
         rows = lookup.candidates(context, aim)
         at = np.flatnonzero(rows == row)
         if not len(at):  # not retrieved: behind everything that was
-            return [len(service.view.catalogue)] * len(MODEL_SYSTEMS)
+            last = len(service.view.catalogue)
+            self._ours.append([last] * 3)
+            self._rivals.ask(event.user_id, row, frozen=lambda: last)
+            return
         features = lookup.features(context, aim, rows)
         counting = current.counting if current else COUNTING
-        answers = {
-            "model": blended(live.blend if live else COUNTING, features),
-            "neural": features[:, 0],
-            "frozen": self._frozen_scores(context, rows, features),
-            "counting_blend": features[:, 1:] @ counting.weights if counting.sources == SOURCES[1:] else blended(counting, features),
-        }
-        scores = np.stack([answers[name] for name in MODEL_SYSTEMS])
-        return mid_ranks(scores, np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+        scores = (
+            blended(live.blend if live else COUNTING, features),
+            features[:, 0],
+            features[:, 1:] @ counting.weights if counting.sources == SOURCES[1:] else blended(counting, features),
+        )
+        self._ours.append(_ranks(scores, at))
+        self._rivals.ask(event.user_id, row, frozen=self._frozen_rank(context, rows, features, at))
 
-    def _frozen_scores(self, context: Context, rows: I64s, features: F64s) -> F64s:
-        frozen, current = self.frozen, self.service.current
-        if frozen is None:
-            return blended(COUNTING, features)
-        if current is frozen:
-            return blended(frozen.live.blend, features)
-        own = features.copy()
-        own[:, 0] = self.service.lookup.neural(aimed(context, frozen.live), rows)
-        return blended(frozen.live.blend, own)
+    def _frozen_rank(self, context: Context, rows: I64s, features: F64s, at: I64s) -> Callable[[], int]:
+        """The same question to the frozen model, to be answered later from what it holds now."""
+        frozen, lookup = self.frozen, self.service.lookup
+        if frozen is None or self.service.current is frozen:
+            blend = frozen.live.blend if frozen else COUNTING
+            return lambda: _ranks((blended(blend, features),), at)[0]
+        live = self._still.of(frozen)
 
-    def _baseline_ranks(self, had: dict[int, None], row: int) -> list[int]:
-        history = _newest_first(had)
-        scores = np.stack([baseline.scores(history) for baseline in self._baselines.values()])
-        scores[:, np.fromiter(had, np.int64, len(had))] = -np.inf
-        return mid_ranks(scores, np.full(len(scores), row)).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+        def rank() -> int:
+            own = features.copy()
+            own[:, 0] = lookup.neural(aimed(context, live), rows)
+            return _ranks((blended(live.blend, own),), at)[0]
+
+        return rank
 
 
-def _newest_first(had: dict[int, None]) -> I64s:
-    return np.fromiter(reversed(had), np.int64, len(had))
+def _ranks(scores: tuple[F64s, ...], at: I64s) -> list[int]:
+    return mid_ranks(np.stack(scores), np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+
+
+def hits_of(ranks: I64s) -> dict[str, F64s]:
+    """[rank <= 10] by system, (n,) each, of ranks (n, systems) in the order of SYSTEMS."""
+    return {name: (ranks[:, n] <= 10).astype(np.float64) for n, name in enumerate(SYSTEMS)}

@@ -23,7 +23,7 @@ from storage.vectors_edge import EdgeVectors, VectorFolder
 from stream.refresh import Refreshed, Refresher, Target
 
 log = logging.getLogger(__name__)
-REFRESH_INTERVAL_MS: Final = 200
+REFRESH_INTERVAL_MS: Final = 500
 BUILD_ITEMS: Final = 256
 _EPOCH_NAME: Final = "refresher"
 
@@ -74,7 +74,7 @@ class Service:
         return [self._target(generations[g], kept=g not in followed) for g in sorted(generations, key=lambda g: (g != first, -g))]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
-        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each 200 ms."""
+        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each half second."""
         pumped = self.engine.pump(now_ms=now_ms, records_max=records_max)
         if pumped.items and self._current is not None:
             self.refresher.step_on(self.targets, np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64), now_ms=now_ms)

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from serving.kernels import shares
 from storage.arrays import F64s
 
 EPSILON: Final = 0.1
@@ -23,16 +24,13 @@ _MASS_MAX: Final = 1e290
 
 
 def log_shares(mass: F64s) -> F64s:
-    """log(eps / C + share), share = mass over the sum of all candidates' masses (..., C).
+    """log(eps / C + share), share = mass over the sum of all candidates' masses (C,) or (S, C).
 
     What is not a positive number of ordinary size (NaN, infinite, above 1e290, below 1e-290) counts as 0. Where a source
     has no mass at all the column is log(eps / C) throughout.
     """
-    columns = np.where((mass > _MASS_MIN) & (mass < _MASS_MAX), mass, 0.0)
-    total = columns.sum(axis=-1, keepdims=True)
-    columns /= np.where(total > 0, total, 1.0)
-    columns += EPSILON / max(1, mass.shape[-1])
-    logs: F64s = np.log(columns, out=columns)
+    columns = shares(np.atleast_2d(mass), EPSILON, _MASS_MIN, _MASS_MAX)
+    logs: F64s = np.log(columns, out=columns).reshape(mass.shape)
     return logs
 
 

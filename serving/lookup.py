@@ -114,13 +114,13 @@ class Lookup:
         Where a model can tell, an item born within a day and not yet counted has the candidates' mean mass: counts have
         nothing to say of it, and it is for its content to be near the user or not.
         """
-        masses = np.stack([sources.neighbours(context), sources.similar(context), sources.popular(context), sources.recent(context)])
-        masses = masses[:, rows]
+        masses = sources.counting(context, rows)
         if aim is None:
             return log_shares(masses)
-        age_ms = context.now_ms - self._reader.catalogue.born_ms[rows]
-        new = (context.heat.events[rows] == 0) & (age_ms >= 0) & (age_ms < NEW_ITEM_MS)
-        if new.any():
+        uncounted = np.flatnonzero(context.heat.events[rows] == 0)
+        age_ms = context.now_ms - self._reader.catalogue.born_ms[rows[uncounted]]
+        new = uncounted[(age_ms >= 0) & (age_ms < NEW_ITEM_MS)]
+        if len(new):
             masses[:, new] = masses.mean(axis=1, keepdims=True)
         return log_shares(masses)
 

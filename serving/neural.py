@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serving.kernels import placed
 from serving.live import LiveModel
 from serving.rows import RowIndex
 from serving.sources import Context
@@ -54,10 +55,8 @@ class Space:
         vectors, in_memory = self._live.vectors, self._live.in_memory
         if in_memory is not None and len(vectors) <= 4 * len(rows):
             ids, matrix = in_memory.matrix()
-            scores = np.full(len(self._catalogue) + 1, -np.inf)  # the last place takes what the catalogue does not know
-            scores[self._index.rows(ids)] = matrix @ query
-            scores[-1] = -np.inf
-            logits: F64s = scores[rows] * self._live.model.temperature
+            products: F32s = matrix @ query
+            logits: F64s = placed(products, self._index.rows(ids), len(self._catalogue), rows, self._live.model.temperature)
             return logits
         found_rows, found = vectors.get(self._catalogue.ids[rows])
         return np.where(found, (found_rows @ query).astype(np.float64) * self._live.model.temperature, -np.inf)

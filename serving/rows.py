@@ -10,6 +10,7 @@ import threading
 import numpy as np
 from numba import njit
 
+from serving.kernels import find
 from storage.arrays import I64s, U64s
 from storage.catalogue import Catalogue
 
@@ -31,7 +32,7 @@ class RowIndex:
         with self._lock:
             if len(self._catalogue) != self._known:
                 self._follow()
-            found: I64s = _find(ids, self._keys, self._places)
+            found: I64s = find(ids, self._keys, self._places)
             return found
 
     def _follow(self) -> None:
@@ -51,16 +52,3 @@ def _insert(ids, first, keys, places):  # type: ignore[no-untyped-def]  # typed 
         while keys[slot] != 0:
             slot = (slot + np.uint64(1)) & mask
         keys[slot], places[slot] = ids[row], row
-
-
-@njit(cache=True, nogil=True)
-def _find(ids, keys, places):  # type: ignore[no-untyped-def]  # typed by numba
-    mask = np.uint64(len(keys) - 1)
-    rows = np.full(len(ids), -1, dtype=np.int64)
-    for n in range(len(ids)):
-        slot = ids[n] & mask
-        while keys[slot] != 0 and keys[slot] != ids[n]:
-            slot = (slot + np.uint64(1)) & mask
-        if ids[n] != 0 and keys[slot] == ids[n]:
-            rows[n] = places[slot]
-    return rows

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from serving.kernels import gathered, spread
 from serving.popularity import Heat, Popularity
 from serving.rows import RowIndex
 from storage.arrays import Bools, F64s, I64s, U64s
@@ -68,8 +69,8 @@ class Reader:
     def context(self, user_id: str, *, now_ms: int) -> Context:
         """Everything about this user as of now; every later event is the next look-up's."""
         user, partition = hash_id(user_id, USER), self.partition_of(user_id)
-        history = self.histories.read(user, partition)
-        seen = self.index.rows(self.histories.seen(user, partition)) if len(history) else _NONE
+        history, had = self.histories.both(user, partition)
+        seen = self.index.rows(had)
         recent = self._recent(history)
         live = self.live()
         links = self.links(self.catalogue.ids[recent], now_ms=now_ms)
@@ -104,7 +105,7 @@ def neighbours(context: Context) -> F64s:
     C[j, q] adds 1 / distance when q follows j and half of it when j follows q. Source: the prequential protocol's
     SeqRules. We differ: C decays with time, looks back as far as ingest's window does, and counts an action's weight.
     """
-    return _summed(context, context.links.weights, fade=0.8, power=0.5)
+    return _spread(context, fade=0.8, rooted=False)
 
 
 def similar(context: Context) -> F64s:
@@ -113,7 +114,7 @@ def similar(context: Context) -> F64s:
     Under the root an item that several of the last ten lead to counts more than one that a single list is full of: what
     Item-KNN gets from counting a pair once however far apart. Ours; it adds to the rules where it was measured.
     """
-    return _summed(context, np.sqrt(context.links.weights), fade=0.9, power=0.25)
+    return _spread(context, fade=0.9, rooted=True)
 
 
 def popular(context: Context) -> F64s:
@@ -127,13 +128,15 @@ def recent(context: Context) -> F64s:
     return np.exp2(context.heat.heat - hottest) if np.isfinite(hottest) else np.zeros(len(context.live))
 
 
-def _summed(context: Context, weights: F64s, *, fade: float, power: float) -> F64s:
-    """sum_p fade^p weight[j_p, q] / ((n_j + 10)(n_q + 10))^power over the lists of the last items: (I,)."""
+def counting(context: Context, rows: I64s) -> F64s:
+    """The masses of every source but the neural one at these rows, in the order of `SOURCES`: (S - 1, C)."""
+    table: F64s = gathered((neighbours(context), similar(context), popular(context), recent(context)), rows)
+    return table
+
+
+def _spread(context: Context, *, fade: float, rooted: bool) -> F64s:
+    """sum_p fade^p weight[j_p, q] / ((n_j + 10)(n_q + 10))^(1/2) over the lists of the last items, or the roots of both: (I,)."""
     links, likings = context.links, context.heat.events + SMOOTHING
-    scale: F64s = likings**-power
-    if len(links.rows) == 0:
-        return np.zeros(len(scale))
-    per_list = fade ** np.arange(len(context.recent)) * scale[context.recent]
-    summed = np.bincount(links.rows, weights * per_list[links.places], minlength=len(scale))
-    masses: F64s = summed[: len(scale)] * scale
+    per_list = fade ** np.arange(len(context.recent)) * likings[context.recent] ** (-0.25 if rooted else -0.5)
+    masses: F64s = spread(links.rows, links.weights, links.places, per_list, likings, rooted)
     return masses

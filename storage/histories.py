@@ -71,6 +71,12 @@ class Histories:
         (blob,) = self._state.read(HISTORIES, partition, np.array([user], dtype=np.uint64))
         return decode(blob)
 
+    def both(self, user: int, partition: int) -> tuple[History, U64s]:
+        """`read` and `seen` at once: what a look-up begins with."""
+        rows = np.array([user], dtype=np.uint64)
+        (history,), (seen,) = self._state.read_many([(HISTORIES, partition, rows), (SEEN, partition, rows)])
+        return decode(history), np.frombuffer(seen or b"", dtype=np.uint64)[0::2]
+
     def seen(self, user: int, partition: int) -> U64s:
         """Ids of the items the user has had, ascending; at most the seen-set's bound, the latest ones."""
         (blob,) = self._state.read(SEEN, partition, np.array([user], dtype=np.uint64))

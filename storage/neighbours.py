@@ -66,11 +66,8 @@ class Neighbours:
     def links(self, relation: int, nodes: U64s, *, as_of_ms: int) -> tuple[U64s, F64s, I64s]:
         """The same lists end to end in no order, for who sums them: neighbours, weights, the place of each one's node; (E,) each."""
         blobs = read_rows(self._state, NEIGHBOURS, node_partition(nodes, self._partitions), nodes ^ SALTS[relation])
-        held = load_neighbours(blobs, np.zeros(len(nodes), np.int64), neighbours_max=NEIGHBOURS_MAX)
-        places = np.repeat(np.arange(len(nodes)), held.size)
-        age = np.clip(as_of_ms / self._half_life_ms - held.landmark, -decay.AGE_MAX, decay.AGE_MAX)
-        weights: F64s = np.ldexp(held.weights.astype(np.float64), -decay.SCALE_BITS) * np.exp2(-age)[places]
-        return held.nodes, weights, places
+        found: tuple[U64s, F64s, I64s] = _laid_out(*ragged.words(blobs), as_of_ms / self._half_life_ms)
+        return found
 
     def _decode(self, blob: bytes, as_of_ms: int) -> tuple[U64s, F64s]:
         flat = np.frombuffer(blob, dtype=np.uint64)
@@ -95,6 +92,28 @@ def store_neighbours(held: NeighbourSet) -> list[memoryview]:
     """The working set as blobs, one per row."""
     begin = ragged.starts(1 + 2 * held.size)
     return ragged.cut(_pack(begin, held.start, held.nodes, held.weights, held.size, held.landmark), begin)
+
+
+@njit(cache=True, nogil=True)
+def _laid_out(flat: U64s, begin: I64s, now: float) -> tuple[U64s, F64s, I64s]:
+    """Stored lists end to end: neighbours, weights as of `now` (in half-lives), the place of each one's list."""
+    count = 0
+    for place in range(len(begin) - 1):
+        count += max(0, begin[place + 1] - begin[place] - 1) // 2
+    nodes, weights, places = np.empty(count, dtype=np.uint64), np.empty(count), np.empty(count, dtype=np.int64)
+    n = 0
+    for place in range(len(begin) - 1):
+        size = max(0, begin[place + 1] - begin[place] - 1) // 2
+        if size == 0:
+            continue
+        age = min(max(now - np.int64(flat[begin[place]]), -decay.AGE_MAX), decay.AGE_MAX)
+        scale = 2.0 ** (-age - decay.SCALE_BITS)
+        for i in range(size):
+            nodes[n] = flat[begin[place] + 1 + 2 * i]
+            weights[n] = np.float64(np.int64(flat[begin[place] + 2 + 2 * i])) * scale
+            places[n] = place
+            n += 1
+    return nodes, weights, places
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.base import F32s, F64s, I64s
+from trainers import kernels
 
 RESAMPLES = 2_000
 RESAMPLE_CELLS_MAX = 2**22
@@ -20,11 +21,7 @@ def mid_ranks(scores: F32s | F64s, targets: I64s) -> I64s:
     unrounded scores. Columns that are no candidates must hold NaN or -inf, which the target must not.
     Source: protocols, section 1. Complexity B·C.
     """
-    known = np.where(np.isnan(scores), -np.inf, scores)
-    target = np.take_along_axis(known, targets[:, None], axis=1)
-    above = (known > target).sum(axis=1)
-    equal = (known == target).sum(axis=1) - 1
-    ranks: I64s = 1 + above + equal // 2
+    ranks: I64s = kernels.mid_ranks(scores, targets)
     return ranks
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 
 from freshet.engine import Engine
-from freshet.prequential import BASELINES, LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest
+from freshet.prequential import LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest, hits_of
+from freshet.rivals import BASELINES, Rivals, Still
 from freshet.service import Service
 from freshet.settings import Settings
 from storage.ids import ITEM, hash_id
@@ -35,18 +37,20 @@ def contest_over(folder: Path, events: Sequence[Event]) -> Contest:
     """Counting alone, over a catalogue of ITEMS items."""
     with Engine(Settings(data=folder)) as engine:
         service = Service(engine)
+        contest = Contest(service, ITEMS)
         try:
             entities = [Entity(kind="item", id=f"i{n}", ts_ms=1) for n in range(ITEMS)]
             engine.append_entities([msgspec.json.encode(entity) for entity in entities], now_ms=START_MS)
             engine.drain(now_ms=START_MS)
-            contest = Contest(service, ITEMS)
             play(service, contest, events)
+            contest.ranks()
             return contest
         finally:
+            contest.close()
             service.close()
 
 
-def play(service: Service, contest: Contest, events: Sequence[Event]) -> list[list[int] | None]:
+def play(service: Service, contest: Contest, events: Sequence[Event]) -> list[bool]:
     """Ask, apply, learn: one event after the other."""
     answers = []
     for event in events:
@@ -74,17 +78,15 @@ def test_first_events_repeats_and_events_without_item_are_not_ranked(tmp_path: P
     ]
     contest = contest_over(tmp_path / "data", events)
     assert contest.at == [2], "only u1's second event"
-    assert (contest.asked, contest.not_ranked, len(contest.ranks)) == (6, 5, 1)
-    assert len(contest.ranks[0]) == len(SYSTEMS)
+    assert (contest.asked, contest.not_ranked, len(contest.ranks())) == (6, 5, 1)
+    assert len(contest.ranks()[0]) == len(SYSTEMS)
 
 
 def test_a_repeat_teaches_the_baselines_nothing(tmp_path: Path) -> None:
     once = [like("u1", "i1", 1), like("u1", "i2", 2), like("u2", "i3", 4), like("u2", "i1", 5)]
     again = [*once[:2], like("u1", "i2", 3), *once[2:]]
     places = [SYSTEMS.index(name) for name in BASELINES]
-    ranks = [
-        np.array(contest_over(tmp_path / name, events).ranks)[:, places].tolist() for name, events in (("once", once), ("again", again))
-    ]
+    ranks = [contest_over(tmp_path / name, events).ranks()[:, places].tolist() for name, events in (("once", once), ("again", again))]
     assert ranks[0] == ranks[1]
 
 
@@ -93,9 +95,9 @@ def test_the_future_changes_no_rank_that_was_recorded(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     orders = [future, future[::-1], [future[n] for n in generator.permutation(len(future))], []]
     told = [contest_over(tmp_path / str(n), [*past, *order]) for n, order in enumerate(orders)]
-    ranked = len(told[-1].ranks)
+    ranked = len(told[-1].ranks())
     assert ranked > 15
-    assert all(contest.ranks[:ranked] == told[-1].ranks for contest in told)
+    assert all(contest.ranks()[:ranked].tolist() == told[-1].ranks().tolist() for contest in told)
     assert all(contest.at[:ranked] == told[-1].at for contest in told)
 
 
@@ -117,17 +119,17 @@ def test_baselines_rank_as_they_do_alone(tmp_path: Path) -> None:
         baselines.learn(newest_first, row)
         mine.append(row)
     places = [SYSTEMS.index(name) for name in BASELINES]
-    assert np.array(contest.ranks)[:, places].tolist() == wanted
+    assert contest.ranks()[:, places].tolist() == wanted
     assert len(wanted) > 20
 
 
 def test_hits_are_ranks_up_to_ten_and_the_newest_can_be_asked_alone(tmp_path: Path) -> None:
     contest = contest_over(tmp_path / "data", made(80))
-    contest.ranks[:2] = [[10] * len(SYSTEMS), [11] * len(SYSTEMS)]
-    hits = contest.hits()
-    assert list(hits) == list(SYSTEMS)
-    assert [hit[:2].tolist() for hit in hits.values()] == [[1.0, 0.0]] * len(SYSTEMS)
-    assert len(contest.hits(3)["model"]) == 3
+    at_ten = hits_of(np.array([[10] * len(SYSTEMS), [11] * len(SYSTEMS)]))
+    assert [hit.tolist() for hit in at_ten.values()] == [[1.0, 0.0]] * len(SYSTEMS)
+    hits, lately = contest.hits(), contest.lately(3)
+    assert list(hits) == list(lately) == list(SYSTEMS)
+    assert all(lately[name].tolist() == hits[name][-3:].tolist() for name in SYSTEMS)
     assert len(contest.lookup_ms) <= 80 // LOOKUP_EVERY
     gains = contest.gains(("popular", "frozen"), seed=0)
     assert gains["popular"].mean == float((hits["model"] - hits["popular"]).mean())
@@ -152,15 +154,43 @@ def test_the_frozen_model_is_the_model_until_another_is_live_and_then_goes_its_o
             for n in range(120)
         ]
         play(service, contest, events[:60])
-        before = np.array(contest.ranks)
+        before = contest.ranks()
         model, frozen = SYSTEMS.index("model"), SYSTEMS.index("frozen")
         np.testing.assert_array_equal(before[:, model], before[:, frozen])
         train(service, tmp_path / "two", steps=20)
         promote(service, tmp_path / "two", "g2-2", generation=2)
         play(service, contest, events[60:])
-        after = np.array(contest.ranks)[len(before) :]
+        after = contest.ranks()[len(before) :]
+        contest.close()
         assert (after[:, model] != after[:, frozen]).any()
         assert (after >= 1).all()
         assert (after[:, : len(MODEL_SYSTEMS)] <= len(names)).all()
         row = service.view.catalogue.row(hash_id(str(events[0].item_id), ITEM))
         assert row >= 0
+
+
+def test_an_error_of_a_rival_reaches_who_asked(tmp_path: Path) -> None:
+    rivals = Rivals(ITEMS)
+
+    def broken() -> int:
+        raise ArithmeticError("frozen")
+
+    rivals.ask("u1", 1, frozen=broken)
+    with pytest.raises(ArithmeticError, match="frozen"):
+        rivals.ranks()
+    rivals.close()
+
+
+def test_what_a_frozen_model_held_when_it_was_asked_is_what_it_answers_from(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        train(service, tmp_path / "one")
+        promote(service, tmp_path / "one", "g1-1")
+        loaded, still = service.current, Still()
+        assert loaded is not None
+        before = still.of(loaded)
+        assert still.of(loaded) is before, "nothing has changed"
+        ids = service.view.catalogue.ids[:1]
+        vector, _ = before.vectors.get(ids)
+        loaded.live.vectors.upsert(ids, -vector, revision=loaded.live.vectors.revision_max() + 1)
+        np.testing.assert_array_equal(before.vectors.get(ids)[0], vector)
+        np.testing.assert_array_equal(still.of(loaded).vectors.get(ids)[0], -vector)
