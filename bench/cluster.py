@@ -3,13 +3,14 @@
     report = measure(Plan(events=400_000), folder, say=print); report["ratio"]["histories_packs"]
 
 `histories` is a loop that keeps each user's newest 128 entries and a watermark; `full` is a whole worker, timed until the lag
-of `events` and of `edges` is 0. The archive is no worker's work and not in it. Each run is a process of its own, which takes a
-few other events first (to compile, and to connect), and an empty Redis. Its clock runs from the claim of its last partition,
-before anything is fetched, to its last commit; its CPU is all its threads'. With a peer, each run of ours comes after one of
-the peer, and a ratio is the median of such pairs.
+of `events` and of `edges` is 0 and everything is in its archive. Each run is a process of its own, which takes a few other
+events first (to compile, and to connect), and an empty Redis. Its clock runs from the claim of its last partition, before
+anything is fetched, to its last commit or archive file; its CPU is all its threads'. With a peer, each run of ours comes after
+one of the peer, and a ratio is the median of such pairs.
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,13 +31,16 @@ from bench.bare import rewritten
 from bench.peers.peer import PeerResult, run_quix
 from bench.services import KafkaServer, RedisServer
 from bench.synthetic import PACK_EVENTS, draw, event, pack
+from storage.archive import Archive
 from storage.arrays import I64s
 from storage.histories import decode as decode_history
 from storage.log import PACK, Entry, Position
 from storage.names import Names
+from storage.places import LocalPlace, Place
 from storage.state import HISTORIES, TALLIES, Advance, Claim, Write
 from storage.state_memory import MemoryState
 from storage.state_redis import RedisState
+from stream.archiver import Archiver
 from stream.consuming import BatchConsumer
 from stream.edges import EDGES
 from stream.hashing import hash_events
@@ -47,7 +51,7 @@ from stream.routing import partitions_of
 from stream.shape import Shape
 from stream.topics import create
 from stream.wire import decode, encode_event, encode_pack
-from stream.worker import EVENTS_AT_ONCE, Worker
+from stream.worker import EVENTS_AT_ONCE, Worker, collect_seldom
 
 PARTITIONS: Final = 12
 FORMS: Final = ("json", "packs")
@@ -228,6 +232,7 @@ def warm_and_run(job: Job) -> Moment:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     loop = _full if job.full else _histories
     loop(replace(job, topics=WARM + job.topics, name=WARM + job.name))
+    collect_seldom()
     return loop(job)
 
 
@@ -301,22 +306,37 @@ class _Noting(KafkaLog):
 
 
 def _full(job: Job) -> Moment:
-    """A worker until everything is applied, its own edges too; older runs' edges on the topic are passed over."""
+    """A worker until everything is applied, its own edges too, and archived; older runs' edges on the topic are passed over."""
     state = _state(job)
-    with closing(_Noting(job.kafka)) as log:
+    with closing(_Noting(job.kafka)) as log, tempfile.TemporaryDirectory() as folder:
         topic, events, late = log.topic(EDGES).id, _ends(log, EVENTS), _late(job)
         for partition, end in log.edge_ends.items():
             state.accept(EDGES, partition, topic, end)
-        worker = Worker(job.kafka, state, log, job.shape, group=job.name)
+        place = LocalPlace(Path(folder), shared=True)
+        archiver = Archiver(place, log, clock_ms=_clock_ms)
+        worker = Worker(job.kafka, state, log, job.shape, group=job.name, archiver=archiver)
         applied = False
         while not applied:
             late()
-            done = worker.round(now_ms=int(time.time() * 1000))
+            done = worker.round(now_ms=_clock_ms())
             quiet = not (done.events or done.edges)
             applied = quiet and state.watermarks(EVENTS) == events and state.watermarks(EDGES) == log.edge_ends
+        archived = archiver.flush(timeout_s=RUN_S)
+        state.ended = _now()
         worker.close()
+        if not archived or not _holds(place, events):
+            raise RuntimeError(f"{job.name}: the archive does not end where the log does, at {events}")
     state.close()
     return state.spent
+
+
+def _holds(place: Place, ends: Mapping[int, int]) -> bool:
+    archive = Archive(place, read_only=True)
+    return all(archive.published(partition) == end for partition, end in ends.items())
+
+
+def _clock_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _state(job: Job) -> _Timed:

@@ -1,7 +1,7 @@
-"""Real services as local processes: Kafka (plain Java) and Redis on free loopback ports, for tests, benches and the cluster demo.
+"""Real services as local processes: Kafka (plain Java), Redis and a Redis Cluster on free loopback ports, for tests, benches, the demo.
 
 What is started here is stopped here, by its process id; nothing else is touched. Kafka's jars come from Maven once, into a
-folder that git ignores.
+folder that git ignores. With users, passwords and TLS they are in `bench/secured.py`.
 
     with KafkaServer(folder) as kafka, RedisServer(folder) as redis: ...kafka.bootstrap, redis.url...
 """
@@ -16,7 +16,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
+
+import redis
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 KAFKA_VERSION: Final = "4.1.1"
@@ -24,6 +26,10 @@ JARS: Final = ROOT / ".cache" / f"kafka-{KAFKA_VERSION}"
 LOOPBACK: Final = "127.0.0.1"
 START_S: Final = 60.0
 STOP_S: Final = 20.0
+SLOTS: Final = 16_384
+CLUSTER_NODES: Final = 3
+NODE_TIMEOUT_MS: Final = 2000
+"""A node that is silent for so long counts as dead."""
 
 
 class ServiceUnavailable(RuntimeError):
@@ -106,15 +112,12 @@ class KafkaServer(Server):
         super().__init__(folder)
         self._controller = free_port()
         self._jars = kafka_jars()
-        listeners = f"PLAINTEXT://{LOOPBACK}:{self.port}"
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller}",
-            "listeners": f"{listeners},CONTROLLER://{LOOPBACK}:{self._controller}",
-            "advertised.listeners": listeners,
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            **self._listeners({"PLAINTEXT": self.port}),
             "log.dirs": str(folder / "data"),
             "log.message.timestamp.type": "LogAppendTime",
             "auto.create.topics.enable": "false",
@@ -126,6 +129,7 @@ class KafkaServer(Server):
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",
             "log.retention.check.interval.ms": "500",
+            **self._security(),
             **(properties or {}),
         }
         self._properties = folder / "server.properties"
@@ -142,6 +146,27 @@ class KafkaServer(Server):
         """host:port."""
         return f"{LOOPBACK}:{self.port}"
 
+    def client_options(self) -> dict[str, Any]:
+        """What a client that may do everything is made of."""
+        return {"bootstrap_servers": self.bootstrap}
+
+    def _security(self) -> dict[str, str]:
+        """Settings that go before the plain ones."""
+        return {}
+
+    def _users(self) -> Sequence[str]:
+        """What the storage is formatted with besides its id."""
+        return ()
+
+    def _listeners(self, ports: Mapping[str, int]) -> dict[str, str]:
+        """A listener for each protocol; the controller's is for the broker itself."""
+        ours = ",".join(f"{protocol}://{LOOPBACK}:{port}" for protocol, port in ports.items())
+        return {
+            "listeners": f"{ours},CONTROLLER://{LOOPBACK}:{self._controller}",
+            "advertised.listeners": ours,
+            "listener.security.protocol.map": ",".join([f"{name}:{name}" for name in ports] + ["CONTROLLER:PLAINTEXT"]),
+        }
+
     def _java(self, *arguments: str) -> list[str]:
         return [
             shutil.which("java") or "java", "-Xmx768m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4",
@@ -149,7 +174,7 @@ class KafkaServer(Server):
         ]  # fmt: skip
 
     def _format(self) -> None:
-        command = self._java("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(self._properties))
+        command = self._java("kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(self._properties), *self._users())
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
         if done.returncode != 0:
             raise ServiceUnavailable(f"Kafka's storage could not be formatted: {done.stdout[-1000:]}{done.stderr[-1000:]}")
@@ -164,7 +189,7 @@ class KafkaServer(Server):
         if not _listens(self.port):
             return False
         try:
-            client = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=2000)
+            client = KafkaAdminClient(**self.client_options(), bootstrap_timeout_ms=2000)
         except KafkaError:
             return False
         client.close()
@@ -185,6 +210,10 @@ class RedisServer(Server):
         """redis://host:port."""
         return f"redis://{LOOPBACK}:{self.port}"
 
+    def client(self) -> "redis.Redis":
+        """A client that may do everything."""
+        return redis.Redis.from_url(self.url)
+
     def _command(self) -> Sequence[str]:
         return [
             "redis-server", "--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.folder), "--save", "",
@@ -196,11 +225,56 @@ class RedisServer(Server):
         return _listens(self.port)
 
 
+class RedisCluster:
+    """Redis servers that share the slots evenly, without replicas: while one is away the cluster refuses everything.
+
+    `make` makes a node of a folder and of the options that put it into a cluster.
+    """
+
+    def __init__(self, folder: Path, make: Callable[[Path, Sequence[str]], RedisServer] | None = None) -> None:
+        self._bus = [free_port() for _ in range(CLUSTER_NODES)]
+        make = make or (lambda place, options: RedisServer(place, options=options))
+        self.nodes = [make(folder / str(n), _in_a_cluster(bus)) for n, bus in enumerate(self._bus)]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Of its first node, which knows the others."""
+        return self.nodes[0].url
+
+    def start(self) -> None:
+        """Start the nodes, give them the slots, let them meet, and wait until all say that all is well."""
+        for node in self.nodes:
+            node.start()
+        for n, (node, bus) in enumerate(zip(self.nodes, self._bus, strict=True)):
+            with node.client() as client:
+                first, end = n * SLOTS // CLUSTER_NODES, (n + 1) * SLOTS // CLUSTER_NODES
+                client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
+            with self.nodes[0].client() as client:
+                client.execute_command("CLUSTER MEET", LOOPBACK, node.port, bus)
+        self.wait_well()
+
+    def wait_well(self) -> None:
+        """Until every node says that all slots are served."""
+        wait_until(lambda: all(map(_well, self.nodes)), seconds=START_S)
+
+    def stop(self) -> None:
+        """Stop them in order."""
+        for node in self.nodes:
+            node.stop()
+
+
 def kafka_jars() -> Path:
     """Kafka's jars, fetched once. Raises `ServiceUnavailable` naming what is missing."""
     for program in ("java", "mvn"):
         if shutil.which(program) is None and not (program == "mvn" and JARS.is_dir()):
-            raise ServiceUnavailable(f"{program} is not installed: apt-get install default-jre-headless maven")
+            raise ServiceUnavailable(f"{program} is not installed: apt-get install default-jdk-headless maven")
     if not JARS.is_dir():
         aside = JARS.with_name(f"{JARS.name}.{os.getpid()}")
         pom = ROOT / "bench" / "kafka" / "pom.xml"
@@ -231,6 +305,20 @@ def wait_until(ready: Callable[[], bool], *, seconds: float, alive: Callable[[],
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:.0f} s")
         time.sleep(every)
+
+
+def _in_a_cluster(bus: int) -> list[str]:
+    return ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
+
+
+def _well(node: RedisServer) -> bool:
+    with node.client() as client:
+        try:
+            found: Any = client.execute_command("CLUSTER INFO")
+        except redis.RedisError:
+            return False
+    told = dict(found) if isinstance(found, dict) else dict(line.split(":", 1) for line in found.decode().splitlines() if ":" in line)
+    return told["cluster_state"] == "ok" and int(told["cluster_known_nodes"]) == CLUSTER_NODES
 
 
 def _listens(port: int) -> bool:

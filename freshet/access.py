@@ -18,7 +18,9 @@ from freshet.server import SERVER_FILE, status
 from freshet.service import Service
 from freshet.settings import Settings
 from storage.log import PACK, Entry, Position
+from stream.delivery import Appending
 from stream.ingest import EVENTS
+from stream.producer import LINGER_EVENTS, Limits, Producer
 
 ARROW = "application/vnd.apache.arrow.stream"
 LINES = "application/x-ndjson"
@@ -30,14 +32,24 @@ class Unreachable(RuntimeError):
     """The server did not answer, or answered with an error; the message says what to do."""
 
 
-class Site(Protocol):
+class Place(Protocol):
+    """Where a file can be published."""
+
+    def producer(self) -> Producer:
+        """What sends events there, in order."""
+
+    def append_entities(self, bodies: Sequence[bytes]) -> None:
+        """Append entity messages durably, in order."""
+
+    def settle(self) -> None:
+        """Have everything that was appended applied, where that is this process's to do."""
+
+
+class Site(Place, Protocol):
     """What the commands need of a data folder, however it is reached."""
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append events durably, in order."""
-
-    def append_entities(self, bodies: Sequence[bytes]) -> None:
-        """Append entity messages durably, in order."""
 
     def recommend(self, user_id: str, k: int) -> dict[str, Any]:
         """An answer as JSON."""
@@ -45,15 +57,16 @@ class Site(Protocol):
     def status(self) -> dict[str, Any]:
         """What `freshet lag` prints."""
 
-    def settle(self) -> None:
-        """Have everything that was appended applied."""
-
 
 class LocalSite:
     """The folder itself, opened by this process."""
 
     def __init__(self, service: Service) -> None:
         self._service, self._engine = service, service.engine
+
+    def producer(self) -> Producer:
+        """One that routes as the folder does."""
+        return Producer(Appending(self.append, self._engine.shape.partitions))
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append to the log."""
@@ -94,6 +107,10 @@ class HttpSite:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._client.close()
+
+    def producer(self) -> Producer:
+        """One that packs where the server has one partition: it routes single events, and takes no pack apart."""
+        return Producer(self.append, limits=Limits(linger_events=1 if len(self.status()["partitions"]) > 1 else LINGER_EVENTS))
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """POST each pack, and JSON messages one by one: bytes that are no JSON must arrive as they are."""

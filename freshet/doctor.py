@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,11 +38,9 @@ class Finding:
 
 def examine(settings: Settings, url: str | None) -> Iterator[Finding]:
     """Every check, in the order a newcomer would meet the trouble. Changes nothing but opening the folder."""
-    yield _python()
-    yield _libraries()
-    yield _clock()
+    yield from machine(LIBRARIES)
     yield _folder(settings.data)
-    yield _free(settings.data)
+    yield free_space(settings.data)
     yield _state(settings, url)
     if settings.data.exists():
         yield _archive(settings.data)
@@ -50,14 +48,21 @@ def examine(settings: Settings, url: str | None) -> Iterator[Finding]:
     yield _port(settings)
 
 
+def machine(libraries: Sequence[str]) -> Iterator[Finding]:
+    """What this machine must have, in whichever form freshet runs."""
+    yield _python()
+    yield _libraries(libraries)
+    yield _clock()
+
+
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     return Finding("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
 
 
-def _libraries() -> Finding:
-    missing = [name for name in LIBRARIES if not _version(name)]
-    found = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES if name not in missing)
+def _libraries(libraries: Sequence[str]) -> Finding:
+    missing = [name for name in libraries if not _version(name)]
+    found = ", ".join(f"{name} {_version(name)}" for name in libraries if name not in missing)
     return Finding("libraries", not missing, found or "none", f"install {', '.join(missing)} (make test sets all up)")
 
 
@@ -83,7 +88,8 @@ def _folder(folder: Path) -> Finding:
     )
 
 
-def _free(folder: Path) -> Finding:
+def free_space(folder: Path) -> Finding:
+    """Of the disk that holds the folder, or will."""
     place = folder
     while not place.exists():
         place = place.parent
@@ -102,7 +108,7 @@ def _state(settings: Settings, url: str | None) -> Finding:
     try:
         with Engine(settings) as engine:
             tally = engine.tallies
-            return _shares(tally.accepted, tally.dead_letters, engine.lag)
+            return shares(tally.accepted, tally.dead_letters, engine.lag)
     except FolderBusy:
         return _server(settings, None)
     except (RuntimeError, OSError) as error:
@@ -115,10 +121,11 @@ def _server(settings: Settings, url: str | None) -> Finding:
             status = site.status()
     except Unreachable as error:
         return Finding("server", False, str(error), "start it (freshet serve), or end the process that holds the folder")
-    return _shares(status["tallies"]["accepted"], status["tallies"]["dead_letters"], status["lag_records"])
+    return shares(status["tallies"]["accepted"], status["tallies"]["dead_letters"], status["lag_records"])
 
 
-def _shares(accepted: int, dead: dict[str, int], lag: int) -> Finding:
+def shares(accepted: int, dead: dict[str, int], lag: int) -> Finding:
+    """What became of the input: a few are refused everywhere, many are a producer's mistake."""
     refused, misrouted = sum(dead.values()), dead.get("misrouted", 0)
     found = f"{accepted:,} accepted, {refused:,} dead letters, {misrouted:,} misrouted, lag {lag:,}"
     return Finding("state", refused <= max(10, accepted // 100), found, "over 1 % is refused; see the reasons with: freshet lag")

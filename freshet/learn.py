@@ -35,8 +35,9 @@ from serving.sources import SOURCES
 from storage.archive import Archive
 from storage.arrays import I64s
 from storage.catalogue import Content, decode_content
+from storage.columns import ARCHIVE_SCHEMA
 from storage.models import Registry
-from storage.state import NODES
+from storage.state import NODES, State
 from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import from_archive
 from stream.ingest import Applied
@@ -62,14 +63,17 @@ _NICENESS: Final = 10
 
 
 class Job(msgspec.Struct):
-    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing)."""
+    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
 
-    data: str
+    `data` is the folder of an embedded server. Without one the environment names the cluster's services, and all that is archived is read.
+    """
+
     out: str
     kind: str
-    below: int
     parent: str | None
-    partitions: int
+    partitions: int = 1
+    data: str | None = None
+    below: int | None = None
     seed: int = 0
     seconds_max: float = 60.0
     steps_max: int = 450
@@ -89,6 +93,15 @@ class Report(msgspec.Struct):
     events: int
     metrics: dict[str, float]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training reads: the archive in the order of its appends, the parent's files, and what is known of the items."""
+
+    archive: pa.Table
+    parent: dict[str, bytes] | None
+    contents: dict[int, Content]
 
 
 @dataclass
@@ -136,7 +149,7 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     code = 0
     try:
-        run(job, stored_contents(job))
+        run(job, folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job))
     except Exception:  # noqa: BLE001  # the outermost: the parent reads the last line and the exit code
         traceback.print_exc()
         code = 1
@@ -144,18 +157,17 @@ def main() -> None:
     os._exit(code)  # torch's threads sometimes abort a process that winds down in order, and a whole candidate with it
 
 
-def run(job: Job, contents: dict[int, Content]) -> Report:
+def run(job: Job, inputs: Inputs) -> Report:
     """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
-    began, out = time.monotonic(), Path(job.out)
-    cut = cut_archive(job)
-    past = Past(Walk(Shape(partitions=job.partitions), contents))
+    began, out, parent = time.monotonic(), Path(job.out), inputs.parent
+    cut = cut_archive(job, inputs.archive)
+    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents))
     for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
         past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
     columns = past.columns()
     features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(
         past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max())
     )
-    parent = Registry(Path(job.data) / "models").files(job.parent) if job.parent else None
     rival = Contender.stored("live", parent, features) if parent else Contender("live", COUNTING)
     made = (
         train_head(job, columns, features, rival.model, parent)
@@ -178,14 +190,11 @@ def run(job: Job, contents: dict[int, Content]) -> Report:
     return report
 
 
-def cut_archive(job: Job) -> Cut:
-    """Read the archive below the job's number and cut it, never inside a pack. Raises ValueError when there is too little."""
-    archive = Archive(Path(job.data) / "archive", read_only=True)
-    tables = list(archive.scan(below=job.below))
-    rows = sum(table.num_rows for table in tables)
+def cut_archive(job: Job, whole: pa.Table) -> Cut:
+    """Cut the archive, never inside a pack. Raises ValueError when there is too little."""
+    rows = whole.num_rows
     if rows < EVENTS_MIN:
-        raise ValueError(f"the archive holds {rows} events below number {job.below}; at least {EVENTS_MIN} are needed to train")
-    whole = pa.concat_tables(tables).combine_chunks()
+        raise ValueError(f"the archive holds {rows} events; at least {EVENTS_MIN} are needed to train")
     asked = min(job.blend_events + job.gate_events, rows // 4)
     numbers = whole.column("number").to_numpy()
     split = _record_start(numbers, rows - asked)
@@ -238,13 +247,31 @@ def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, g
     return decide(evidence, gate, generator=np.random.default_rng(seed))
 
 
-def stored_contents(job: Job) -> dict[int, Content]:
-    """What is known of the items, read beside the process that holds the folder."""
-    state = LmdbState(Path(job.data) / "state", boot_id=boot_id(), read_only=True)
+def folder_inputs(job: Job, folder: Path) -> Inputs:
+    """From the folder of an embedded server, read beside the process that holds it."""
+    state = LmdbState(folder / "state", boot_id=boot_id(), read_only=True)
     try:
-        return {node: decode_content(blob) for p in range(job.partitions) for node, blob in state.scan(NODES, p)}
+        contents = stored_contents(state, job.partitions)
     finally:
         state.close()
+    parent = Registry(folder / "models").files(job.parent) if job.parent else None
+    return Inputs(archived(Archive(folder / "archive", read_only=True), below=job.below), parent, contents)
+
+
+def archived(archive: Archive, *, below: int | None = None) -> pa.Table:
+    """All rows in one piece."""
+    return pa.concat_tables([ARCHIVE_SCHEMA.empty_table(), *archive.scan(below=below)]).combine_chunks()
+
+
+def stored_contents(state: State, partitions: int) -> dict[int, Content]:
+    """What is known of the items."""
+    return {node: decode_content(blob) for p in range(partitions) for node, blob in state.scan(NODES, p)}
+
+
+def _cluster_inputs(job: Job) -> Inputs:
+    from freshet.learn_cluster import cluster_inputs  # only here: an embedded server's child needs neither Redis nor its settings
+
+    return cluster_inputs(job)
 
 
 def _record_start(numbers: I64s, row: int) -> int:

@@ -7,20 +7,15 @@ The folder names the server while it runs (`server.json`), so that the other com
 
 import logging
 import os
-import signal
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-import uvicorn
-from fastapi import FastAPI
-from fastapi.concurrency import run_in_threadpool
 
 from freshet.clock import now_ms
 from freshet.engine import Engine
+from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
 from freshet.training import Training
@@ -143,39 +138,14 @@ def run_server(settings: Settings) -> None:
         training = Training(service, trunk_every=settings.trunk_every, cadence=_cadence(settings), seconds_max=settings.train_seconds_max)
         runner = Runner(service, training, metrics)
         app = create_app(services_of(service, runner, metrics))
-        app.router.lifespan_context = _lifespan(runner)
+        app.router.lifespan_context = lifespan(runner.start, runner.stop)
         try:
-            with _bound(settings) as listener:
+            with bound(settings.host, settings.port) as listener:
                 _announce(settings)
-                _Quiet(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
+                run_on(listener, app)
         finally:
             (settings.data / SERVER_FILE).unlink(missing_ok=True)
             service.close()
-
-
-def _bound(settings: Settings) -> socket.socket:
-    """The listener's socket. Raises OSError with the way out when the address cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen at {settings.host}:{settings.port} ({error.strerror}): choose another (--port, --host)") from error
-    return listener
-
-
-class _Quiet(uvicorn.Server):
-    """uvicorn raises the signal again once it has stopped, which would end the process before the folder is closed."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
@@ -244,15 +214,3 @@ def _announce(settings: Settings) -> None:
     write_file(
         settings.data / SERVER_FILE, msgspec.json.encode({"url": f"http://{host}:{settings.port}", "pid": os.getpid()}), durable=False
     )
-
-
-def _lifespan(runner: Runner) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        runner.start()
-        try:
-            yield
-        finally:
-            await run_in_threadpool(runner.stop)
-
-    return lifespan

@@ -6,8 +6,9 @@ One thread steps; look-ups run on any.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -15,12 +16,17 @@ from encoders.blend import Blend
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
 from freshet.features import ItemFacts
+from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
+from freshet.view import View
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s
-from storage.models import Registry, Version
-from storage.vectors_edge import EdgeVectors, VectorFolder
+from storage.models import Models, Registry, Version
+from storage.state import State
+from storage.vectors import Collections, Vectors, collection_of
+from storage.vectors_edge import VectorFolder
 from stream.refresh import Refreshed, Refresher, Target
+from stream.shape import Shape
 
 log = logging.getLogger(__name__)
 REFRESH_INTERVAL_MS: Final = 500
@@ -37,15 +43,47 @@ class Loaded:
     counting: Blend
 
 
-class Service:
-    """Steps the engine, refreshes vectors, and flips the live model."""
+class Site(Protocol):
+    """What serving stands on: an engine that applies events, or a follower of workers that do."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.view = engine.view
-        self.registry = Registry(engine.settings.data / "models", keep_max=engine.settings.versions_max)
-        self.folder = VectorFolder(engine.settings.data / "vectors")
-        self._open: dict[int, EdgeVectors] = {}
+    @property
+    def settings(self) -> Settings:
+        """The process's."""
+
+    @property
+    def shape(self) -> Shape:
+        """The state's."""
+
+    @property
+    def state(self) -> State:
+        """Read by look-ups, written by the refresher."""
+
+    @property
+    def view(self) -> View:
+        """What look-ups hold in memory."""
+
+    def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
+        """Bring the view up to date."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where versions and vectors are kept. Who does not refresh reads vectors that others write, and drops none."""
+
+    registry: Models
+    vectors: Collections
+    refreshing: bool = True
+    in_use: Callable[[str], bool] = lambda _: False
+    """Whether another process still answers from a collection."""
+
+
+class Serving:
+    """Steps its site, refreshes vectors, and flips the live model."""
+
+    def __init__(self, site: Site, stores: Stores) -> None:
+        self._site, self.view, self.stores = site, site.view, stores
+        self.registry, self.folder = self.stores.registry, self.stores.vectors
+        self._open: dict[int, Vectors] = {}
         self._facts: dict[int, ItemFacts] = {}
         self._current: Loaded | None = None
         self._previous: Loaded | None = None
@@ -53,11 +91,12 @@ class Service:
         """A version kept fresh although it is neither live nor the one before: what the demo compares with."""
         self._refreshed_ms = 0
         self.refresher = self._make_refresher()
+        self.told: Callable[[Refreshed], None] = lambda _: None
+        """Is told of each refresh step."""
         self.lookup = self.view.lookup(lambda: self._current.live if self._current else None)
         record = self.registry.live()
         if record is not None:
-            self._current = self.load(record.version)
-            self.refresher.mark_all(record.generation)
+            self.flip(self.load(record.version))
 
     @property
     def current(self) -> Loaded | None:
@@ -75,7 +114,9 @@ class Service:
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each half second."""
-        pumped = self.engine.pump(now_ms=now_ms, records_max=records_max)
+        pumped = self._site.pump(now_ms=now_ms, records_max=records_max)
+        if not self.stores.refreshing:
+            return pumped
         if pumped.items and self._current is not None:
             self.refresher.step_on(self.targets, np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64), now_ms=now_ms)
         if now_ms - self._refreshed_ms >= REFRESH_INTERVAL_MS:
@@ -88,7 +129,9 @@ class Service:
         targets = self.targets
         if not targets:
             return Refreshed(0, 0)
-        return self.refresher.step(targets, now_ms=now_ms, items_max=self.engine.settings.refresh_items_max)
+        refreshed = self.refresher.step(targets, now_ms=now_ms, items_max=self._site.settings.refresh_items_max)
+        self.told(refreshed)
+        return refreshed
 
     def load(self, name: str) -> Loaded:
         """A stored version, its collection opened. Raises `UnknownVersion`, `Damaged`, `CheckpointError`."""
@@ -106,10 +149,14 @@ class Service:
         return start + len(ids)
 
     def promote(self, version: Version, loaded: Loaded) -> None:
-        """Flip the record, then what look-ups use. The one before stays loaded for roll-back."""
+        """Flip the record, then what look-ups use."""
         record = self.registry.live()
         self.registry.promote(version.name, expected_sequence=record.sequence if record else self.registry.sequence())
-        if self._current is None or self._current.live.generation != loaded.live.generation:
+        self.flip(loaded)
+
+    def flip(self, loaded: Loaded) -> None:
+        """Answer from this version from now on. The one before stays loaded for roll-back."""
+        if self.stores.refreshing and (self._current is None or self._current.live.generation != loaded.live.generation):
             self.refresher.mark_all(loaded.live.generation)
         self._previous, self._current = self._current, loaded
         self._drop_unused()
@@ -142,18 +189,28 @@ class Service:
 
         return Target(loaded.live.generation, loaded.live.vectors, embed, kept)
 
-    def _vectors(self, generation: int, dim: int) -> EdgeVectors:
+    def _vectors(self, generation: int, dim: int) -> Vectors:
         if generation not in self._open:
             self._open[generation] = self.folder.open(generation, dim)
         return self._open[generation]
 
     def _drop_unused(self) -> None:
         used = {loaded.live.generation for loaded in (self._current, self._previous, self.pinned) if loaded is not None}
-        for generation in [g for g in self._open if g not in used]:
+        for generation in [g for g in self._open if g not in used and not self.stores.in_use(collection_of(g))]:
             self._open.pop(generation).close()
-            self.folder.drop(generation)
+            if self.stores.refreshing:
+                self.folder.drop(generation)
 
     def _make_refresher(self) -> Refresher:
         """Claim the refresher's epoch: above the stored one, and above every revision in any collection kept."""
-        epoch = self.engine.state.claim(_EPOCH_NAME, 0, _EPOCH_NAME).epoch
-        return Refresher(self.engine.state, self.view.neighbours, self.view.catalogue, self.engine.shape, epoch=epoch)
+        epoch = self._site.state.claim(_EPOCH_NAME, 0, _EPOCH_NAME).epoch
+        return Refresher(self._site.state, self.view.neighbours, self.view.catalogue, self._site.shape, epoch=epoch)
+
+
+class Service(Serving):
+    """Serving over an engine, with the registry and the vectors of its folder."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, settings = engine, engine.settings
+        registry = Registry(settings.data / "models", keep_max=settings.versions_max)
+        super().__init__(engine, Stores(registry, VectorFolder(settings.data / "vectors")))

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     qdrant: str = Field("", description="Qdrant server, http(s)://host:port; empty: the api process keeps its vectors in its data folder")
     qdrant_key: SecretStr = Field(SecretStr(""), description="Qdrant's API key")
     store: str = Field("", description="where the cluster's archive and weights lie: a shared folder, s3://, gs://; empty: `data`")
+    archive_s: float = Field(
+        60.0, ge=1, description="seconds after which what a worker has applied is written to the archive at the latest"
+    )
     page_port: int = Field(6066, ge=1, le=65535, description="port of the page of a worker, trainer or refresher: /healthz, /metrics")
     versions_max: int = Field(5, ge=1, description="model versions kept beside the live one and its predecessor")
 

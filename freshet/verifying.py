@@ -15,9 +15,10 @@ from freshet.settings import Settings
 from storage.archive import Archive
 from storage.files import append_line
 from storage.log_lmdb import LmdbLog
+from storage.state import NEIGHBOURS, State
 from storage.state_lmdb import LmdbState, boot_id
 from stream.ingest import EVENTS
-from stream.replay import digests, history, replay
+from stream.replay import FROM_EVENTS, digest, digests, history, replay
 from stream.shape import Shape
 from stream.wire import Decoded
 
@@ -102,12 +103,31 @@ def accept_gap(settings: Settings) -> list[Loss]:
             log.close()
 
 
+def replay_folder(settings: Settings, advance: Advance) -> list[tuple[int, int, str, str]]:
+    """By partition: where the log ends, the digest of histories, seen-sets and counts that a replay gives, and that of neighbours.
+
+    Raises FileNotFoundError where there is no log. A running server is not disturbed.
+    """
+    if not (settings.data / "log").is_dir():
+        raise FileNotFoundError(f"{settings.data} holds no log: name the folder (--data)")
+    state, shape = _replay_state(settings, None, advance), Shape(partitions=settings.partitions)
+    marks = state.watermarks(EVENTS)
+    return [
+        (partition, marks.get(partition, 0), digest(state, partition, FROM_EVENTS), digest(state, partition, (NEIGHBOURS,)))
+        for partition in range(shape.partitions)
+    ]
+
+
 def _replayed(settings: Settings, below: int, advance: Advance) -> str:
+    return digests(_replay_state(settings, below, advance), settings.partitions)
+
+
+def _replay_state(settings: Settings, below: int | None, advance: Advance) -> State:
     shape = Shape(partitions=settings.partitions)
     log = LmdbLog(settings.data / "log", partitions=shape.partitions, log_bytes_max=settings.log_bytes_max, read_only=True)
     try:
         archive = Archive(settings.data / "archive", read_only=True)
-        return digests(replay(told(history(archive, log, below=below), advance), log, shape), shape.partitions)
+        return replay(told(history(archive, log, below=below), advance), log, shape)
     finally:
         log.close()
 

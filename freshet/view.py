@@ -29,7 +29,7 @@ from stream.shape import Shape
 class View:
     """Catalogue, popularity, histories and neighbours of one state, kept fresh by `take` after each commit."""
 
-    def __init__(self, state: State, shape: Shape, names: Names) -> None:
+    def __init__(self, state: State, shape: Shape, names: Names, progress: Progress | None = None) -> None:
         self._state, self._shape, self._names = state, shape, names
         self.catalogue = Catalogue()
         self.histories = Histories(state)
@@ -37,7 +37,7 @@ class View:
         self.counts = Counts(state, shape.partitions, shape.count_half_life_ms)
         self.index = RowIndex(self.catalogue)
         self.popularity = Popularity(self.index, self.counts, partitions=shape.partitions, half_life_ms=shape.count_half_life_ms)
-        self.progress = Progress()
+        self.progress = progress or Progress()
         self.reader = Reader(
             self.catalogue, self.index, histories=self.histories, neighbours=self.neighbours, popularity=self.popularity,
             partition_of=lambda user: partition_of(user, shape.partitions), positive=positive_codes(shape),

@@ -48,6 +48,7 @@ class Lookup:
         begin = time.perf_counter_ns()
         if asked.min_number is not None:
             self._progress.wait(asked.min_number, timeout_s=asked.wait_ms / 1000)
+        fresh = asked.min_number is None or self._progress.reached(asked.min_number)
         as_of, live = self._progress.as_of, self._live()
         context = self._reader.context(user_id, now_ms=now_ms)
         ranking = self.rank(context, live, k=k, exclude_seen=exclude_seen)
@@ -58,7 +59,7 @@ class Lookup:
             model=live.version if live else None,
             generation=live.generation if live else None,
             index=live.index_version if live else None,
-            fresh=asked.min_number is None or as_of.number >= asked.min_number,
+            fresh=fresh,
             took_ms=(time.perf_counter_ns() - begin) / 1e6,
         )
 

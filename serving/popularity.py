@@ -67,6 +67,10 @@ class Popularity:
         else:
             self._put_summed(np.unique(items), int(table[:, LANDMARK].max()))
 
+    def reload(self, items: U64s, now_ms: int) -> None:
+        """Read the counts of distinct items from the state, as of any moment near `now_ms`: for who does not see the commits."""
+        self._put_summed(items, now_ms // self._half_life_ms)
+
     def snapshot(self, items: int) -> Heat:
         """The counts of the first `items` catalogue rows; not copied, so a commit may show in it while it is read."""
         with self._lock:

@@ -5,6 +5,7 @@ progress.wait(41, timeout_s=0.5)                                    # True once 
 """
 
 import threading
+from collections.abc import Mapping
 
 import msgspec
 
@@ -36,9 +37,42 @@ class Progress:
             self.moved_ms = now_ms
             self._changed.notify_all()
 
+    def reached(self, number: int) -> bool:
+        """Whether append `number` is applied."""
+        return self._as_of.number >= number
+
     def wait(self, number: int, *, timeout_s: float) -> bool:
         """Whether append `number` is applied, after waiting for it at most this long."""
-        if self._as_of.number >= number:
+        if self.reached(number):
             return True
         with self._changed:
-            return self._changed.wait_for(lambda: self._as_of.number >= number, timeout=max(timeout_s, 0.0))
+            return self._changed.wait_for(lambda: self.reached(number), timeout=max(timeout_s, 0.0))
+
+
+class PartitionProgress(Progress):
+    """The same where every partition counts for itself: the number of an append is offset * partitions + partition.
+
+    `as_of.number` is then how many records are applied in all, less one: it tells of more or less, and orders nothing.
+    """
+
+    def __init__(self, partitions: int) -> None:
+        super().__init__()
+        self._marks = [0] * partitions
+
+    def number_of(self, partition: int, offset: int) -> int:
+        """The number that stands for where an append landed."""
+        return offset * len(self._marks) + partition
+
+    def reached(self, number: int) -> bool:
+        """Whether its partition's watermark is beyond its offset."""
+        offset, partition = divmod(number, len(self._marks))
+        return self._marks[partition] > offset
+
+    def move(self, marks: Mapping[int, int], *, ts_ms: int, now_ms: int) -> None:
+        """Watermarks as they are now; one may also have gone back, after a rebuild."""
+        with self._changed:
+            for partition, mark in marks.items():
+                if mark != self._marks[partition]:
+                    self._marks[partition], self.moved_ms = mark, now_ms
+            self._as_of = AsOf(sum(self._marks) - 1, max(ts_ms, self._as_of.ts_ms))
+            self._changed.notify_all()

@@ -36,8 +36,8 @@ class Counts:
     def read(self, items: U64s, *, as_of_ms: int) -> ItemCounts:
         """Counts of these items, zeros where nothing is known."""
         total = ItemCounts(np.zeros(len(items), np.int64), np.zeros(len(items), np.int64), np.zeros(len(items)))
-        for partition in range(self._partitions):
-            table = load_counts(self._state.read(COUNTS, partition, items))
+        for blobs in self._state.read_many([(COUNTS, partition, items) for partition in range(self._partitions)]):
+            table = load_counts(blobs)
             total = ItemCounts(
                 total.events + table[:, EVENTS],
                 total.positives + table[:, POSITIVES],

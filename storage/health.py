@@ -24,7 +24,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True)
 class Beat:
-    """One process's last word. `watermark`: the number of the last event applied or learned; `at_ms`: when this was said."""
+    """One process's last word. `watermark`: the number of the last event applied or learned; `at_ms`: when this was said.
+
+    `candidate`: the proposed version it has loaded beside the live one; `built`: the one whose collection it has filled.
+    """
 
     process: str
     pid: int
@@ -32,6 +35,8 @@ class Beat:
     version: str | None = None
     collection: str | None = None
     watermark: int | None = None
+    candidate: str | None = None
+    built: str | None = None
 
 
 class Beats(Protocol):

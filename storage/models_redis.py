@@ -109,8 +109,8 @@ class RedisRegistry:
         assert decisions_max >= 1, "the newest decision must stay"
         self._client: Any = client  # its types know text and bytes, but not which
         self._place, self._keep_max, self._decisions_max = place, keep_max, decisions_max
-        self._live, self._manifests, self._uploads, self._rubbish, self._counter, self._decisions = (
-            f"{prefix}:{{models}}:{name}" for name in ("live", "manifests", "uploads", "rubbish", "counter", "decisions")
+        self._live, self._manifests, self._uploads, self._rubbish, self._counter, self._decisions, self._candidate = (
+            f"{prefix}:{{models}}:{name}" for name in ("live", "manifests", "uploads", "rubbish", "counter", "decisions", "candidate")
         )
         self._begin, self._publish, self._give_up = (client.register_script(text) for text in (_BEGIN, _PUBLISH, _GIVE_UP))
         self._flip_if, self._prune_if, self._keep = (client.register_script(text) for text in (_FLIP, _PRUNE, _RECORD))
@@ -148,6 +148,18 @@ class RedisRegistry:
         """The live record's sequence number, 0 before the first promotion: what the next change must expect."""
         live = self.live()
         return live.sequence if live else 0
+
+    def propose(self, name: str | None) -> None:
+        """Name the version that everybody is to load and build beside the live one; None: there is none."""
+        if name is None:
+            self._client.delete(self._candidate)
+        else:
+            self._client.set(self._candidate, name)
+
+    def candidate(self) -> str | None:
+        """The version that is proposed, if one is."""
+        name: bytes | None = self._client.get(self._candidate)
+        return name.decode() if name is not None else None
 
     def promote(self, name: str, *, expected_sequence: int) -> Live:
         """Make a version live if the record has not moved. In order: 1. read, 2. verify the files, 3. compare and set, 4. prune.

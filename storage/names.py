@@ -35,17 +35,19 @@ class Names:
         self._names_max = names_max
         self._known: dict[int, dict[str, int]] = {}
 
-    def resolve(self, kind: int, names: Sequence[str], partitions: I64s) -> Resolved:
-        """Ids of distinct names; partitions (N,) says where each name is kept."""
+    def resolve(self, kind: int, names: Sequence[str], partitions: I64s, *, hashed: U64s | None = None) -> Resolved:
+        """Ids of distinct names; partitions (N,) says where each name is kept; `hashed` (N,) their ids, where they were needed before."""
         known = self._known.setdefault(kind, {})
+        if hashed is not None:
+            new = [row for row, name in enumerate(names) if name not in known]
+            return self._register(kind, names, hashed, new, partitions) if new else Resolved(hashed, [], {}, [])
         ids = [known.get(name, 0) for name in names]
         missing = [row for row, node in enumerate(ids) if node == 0]
         if not missing:
             return Resolved(np.array(ids, dtype=np.uint64), [], {}, [])
         for row, node in zip(missing, hash_ids([names[row] for row in missing], kind).tolist(), strict=True):
             ids[row] = node
-        hashed = np.array(ids, dtype=np.uint64)
-        return self._register(kind, names, hashed, missing, partitions)
+        return self._register(kind, names, np.array(ids, dtype=np.uint64), missing, partitions)
 
     def learn(self, kind: int, fresh: dict[str, int]) -> None:
         """Remember names whose writes are committed."""
@@ -74,11 +76,14 @@ class Names:
         fresh: dict[str, int] = {}
         clashes: list[int] = []
         writes: list[Write] = []
-        for partition in present(partitions[rows]):
-            here = rows[partitions[rows] == partition]
+        where = partitions[rows]
+        parts = [(partition, rows[where == partition]) for partition in present(where)]
+        found = self._state.read_many([(NAMES, partition, ids[here]) for partition, here in parts])
+        head = bytes([kind])
+        for (partition, here), blobs in zip(parts, found, strict=True):
             new_ids: dict[int, bytes] = {}
-            for row, stored in zip(here.tolist(), self._state.read(NAMES, partition, ids[here]), strict=True):
-                node, body = int(ids[row]), bytes([kind]) + names[row].encode("utf-8", "surrogatepass")
+            for row, node, stored in zip(here.tolist(), ids[here].tolist(), blobs, strict=True):
+                body = head + names[row].encode("utf-8", "surrogatepass")
                 other = stored if stored is not None else new_ids.get(node)
                 if other is not None and other != body:
                     clashes.append(row)

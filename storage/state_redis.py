@@ -3,6 +3,7 @@
 All keys of a partition share a hash tag (`storage/slots.py`). A table of a partition is BUCKETS hashes by the top bits of
 the id: a hash takes less memory a blob than a key of its own, can be listed without walking the whole database, and cut
 in buckets no single one grows so large that listing it stops the server. Nothing expires; the server must not evict.
+What a commit changed is noted in the same script, for who keeps a copy in memory (`storage/changes_redis.py`).
 
     state = RedisState(client, partitions=12)
 """
@@ -10,11 +11,14 @@ in buckets no single one grows so large that listing it stops the server. Nothin
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import hiredis
 import msgspec
 import numpy as np
 import redis
+from redis.connection import HiredisRespSerializer
 
 from storage.arrays import U64s
+from storage.changes_redis import ENTITIES, feed_key, note_of, note_of_nodes
 from storage.slots import tags
 from storage.state import DIRTY, NODES, ORDERS, TALLIES, UPSTREAM, Advance, Claim, Newest, Write, check_advance, check_shape, check_topic
 
@@ -23,6 +27,7 @@ BUCKETS: Final = 16
 _SHORT: Final = (DIRTY, TALLIES, UPSTREAM)
 SCANNED_AT_ONCE: Final = 512
 _ANOTHER_TOPIC: Final = -1
+_OF_BYTES: Final = ("EVALSHA", "HMGET")
 
 _CLAIM: Final = """
 local topic = redis.call('HGET', KEYS[1], 't')
@@ -44,9 +49,9 @@ for n = 1, streams do
   local held = redis.call('HMGET', KEYS[n], 'e', 'w')
   if (held[1] or '0') ~= ARGV[at] then return {'epoch', n, held[1] or '0'} end
   if (held[2] or '0') ~= ARGV[at + 1] then return {'watermark', n, held[2] or '0'} end
-  at = at + 3
+  at = at + 4
 end
-for n = streams + 1, #KEYS do
+for n = 2 * streams + 1, #KEYS do
   for _, command in ipairs({'HSET', 'HDEL'}) do
     local last = at + tonumber(ARGV[at])
     at = at + 1
@@ -57,7 +62,13 @@ for n = streams + 1, #KEYS do
     end
   end
 end
-for n = 1, streams do redis.call('HSET', KEYS[n], 'w', ARGV[3 * n + 1]) end
+for n = 1, streams do
+  redis.call('HSET', KEYS[n], 'w', ARGV[4 * n])
+  if ARGV[4 * n + 1] ~= '' then
+    local number = redis.call('HINCRBY', KEYS[n], 's', 1)
+    redis.call('XADD', KEYS[streams + n], 'MAXLEN', '256', number .. '-0', 'c', ARGV[4 * n + 1])
+  end
+end
 return {}
 """
 _NEWEST: Final = """
@@ -70,6 +81,8 @@ end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[3], ARGV[1], ARGV[4]) end
+local number = redis.call('HINCRBY', KEYS[4], 's', 1)
+redis.call('XADD', KEYS[5], 'MAXLEN', '256', number .. '-0', 'c', ARGV[5])
 return 1
 """
 
@@ -85,6 +98,8 @@ class RedisState:
         self._client: Any = client  # its types know text and bytes, but not which
         self._prefix = prefix
         self._clustered = isinstance(client, redis.RedisCluster)
+        if isinstance(client, redis.Redis):
+            client.connection_pool.connection_kwargs.setdefault("command_packer", _Packer())
         self._tags = tags(partitions)
         self._claim, self._accept, self._commit, self._newest = (
             client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _NEWEST)
@@ -126,7 +141,7 @@ class RedisState:
     def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
         """Several reads in one round trip."""
         found: list[list[bytes | None]] = []
-        places: list[tuple[list[bytes | None], list[int]]] = []
+        places: list[tuple[list[bytes | None], Sequence[int]]] = []
         with self._client.pipeline(transaction=False) as pipe:
             for table, partition, ids in asked:
                 blobs: list[bytes | None] = [None] * len(ids)
@@ -135,19 +150,23 @@ class RedisState:
                     pipe.hmget(key, fields)
                     places.append((blobs, rows))
             for (blobs, rows), values in zip(places, pipe.execute() if places else [], strict=True):
+                if isinstance(rows, range):
+                    blobs[rows.start : rows.stop] = values
+                    continue
                 for row, value in zip(rows, values, strict=True):
                     blobs[row] = value
         return found
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """One script: compare, write, advance. Raises `Fenced`, `WatermarkMoved`; ValueError for what one slot cannot hold."""
+        noted = [note_of(advance, writes) for advance in advances]
         if self._clustered:
             writes = self._written_before(advances, writes)
-        keys: list[str] = []
+        keys = [self._stream(advance.claim.stream, advance.claim.partition) for advance in advances]
+        keys += [feed_key(self._prefix, self._tags[advance.claim.partition], advance.claim.stream) for advance in advances]
         args: list[Any] = [len(advances)]
-        for advance in advances:
-            keys.append(self._stream(advance.claim.stream, advance.claim.partition))
-            args += (advance.claim.epoch, advance.before, advance.after)
+        for advance, note in zip(advances, noted, strict=True):
+            args += (advance.claim.epoch, advance.before, advance.after, note)
         for key, puts, deletes in self._changes(writes):
             keys.append(key)
             args += (len(puts), *puts, len(deletes), *deletes)
@@ -167,7 +186,9 @@ class RedisState:
             places = (next(self._buckets(table, partition, ids)) for table in (NODES, ORDERS, DIRTY))
             keys, fields = zip(*((key, found[0]) for key, _, found in places), strict=True)
             order = b"".join(part.to_bytes(8, "big", signed=True) for part in row.order)
-            written.append(bool(self._newest(keys=keys, args=[fields[0], order, row.value, row.mark or b""])))
+            feed = (self._stream(ENTITIES, partition), feed_key(self._prefix, self._tags[partition], ENTITIES))
+            args = [fields[0], order, row.value, row.mark or b"", note_of_nodes(ids)]
+            written.append(bool(self._newest(keys=[*keys, *feed], args=args)))
         return written
 
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -184,6 +205,8 @@ class RedisState:
 
     def close(self) -> None:
         """Release the connections."""
+        if self._clustered:  # its own close leaves those of a client made from an address open
+            self._client.disconnect_connection_pools()
         self._client.close()
 
     def _written_before(self, advances: Sequence[Advance], writes: Sequence[Write]) -> list[Write]:
@@ -198,35 +221,41 @@ class RedisState:
 
     def _changes(self, writes: Sequence[Write]) -> Iterator[tuple[str, list[Any], list[bytes]]]:
         """By bucket: fields and blobs to set, one after the other, and fields to delete. Of an id written twice the last counts."""
-        merged: dict[str, dict[bytes, Any]] = {}
+        found: dict[str, tuple[list[bytes], list[bytes | None]]] = {}
         for write in writes:
-            values = list(write.values)
+            values = [value if value is None or isinstance(value, bytes) else bytes(value) for value in write.values]
             for key, rows, fields in self._buckets(write.table, write.partition, write.ids):
-                merged.setdefault(key, {}).update(zip(fields, (values[row] for row in rows), strict=True))
-        for key, changes in merged.items():
-            puts: list[Any] = []
-            for field, value in changes.items():
-                if value is not None:
-                    puts += (field, value if isinstance(value, bytes) else bytes(value))
-            yield key, puts, [field for field, value in changes.items() if value is None]
+                all_fields, all_values = found.setdefault(key, ([], []))
+                all_fields += fields
+                all_values += values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows]
+        for key, (fields, blobs) in found.items():
+            deletes: list[bytes] = []
+            if None in blobs:
+                last = dict(zip(fields, blobs, strict=True))
+                deletes = [field for field, blob in last.items() if blob is None]
+                kept = [(field, blob) for field, blob in last.items() if blob is not None]
+                fields, blobs = [field for field, _ in kept], [blob for _, blob in kept]
+            puts: list[Any] = [b""] * (2 * len(fields))
+            puts[::2], puts[1::2] = fields, blobs
+            yield key, puts, deletes
 
-    def _buckets(self, table: str, partition: int, ids: U64s) -> Iterator[tuple[str, list[int], list[bytes]]]:
-        """Ids by bucket: its key, their rows, their fields."""
+    def _buckets(self, table: str, partition: int, ids: U64s) -> Iterator[tuple[str, Sequence[int], list[bytes]]]:
+        """Ids by bucket: its key, their rows, their fields. Ascending ids lie together: their rows are a range."""
         if not len(ids):
             return
-        flat = ids.astype(">u8").tobytes()
-        fields = [flat[at : at + 8] for at in range(0, len(flat), 8)]
         keys = [key for key, _ in self._keys(table, partition)]
         if len(keys) == 1:
-            yield keys[0], list(range(len(fields))), fields
+            yield keys[0], range(len(ids)), _fields(ids)
             return
         bucket = (ids >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
-        begins = np.flatnonzero(np.diff(bucket[order], prepend=-1)).tolist()
-        rows = order.tolist()
-        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
-            part = rows[begin:end]
-            yield keys[bucket[part[0]]], part, [fields[row] for row in part]
+        order = None if (bucket[1:] >= bucket[:-1]).all() else np.argsort(bucket, kind="stable")
+        if order is not None:
+            ids, bucket = ids[order], bucket[order]
+        fields = _fields(ids)
+        begins = np.flatnonzero(np.diff(bucket, prepend=-1)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(fields)], strict=True):
+            rows = range(begin, end) if order is None else order[begin:end].tolist()
+            yield keys[bucket[begin]], rows, fields[begin:end]
 
     def _keys(self, table: str, partition: int) -> list[tuple[str, int]]:
         """The buckets' keys, and the lowest id each may hold."""
@@ -238,3 +267,17 @@ class RedisState:
 
     def _stream(self, stream: str, partition: int) -> str:
         return f"{self._prefix}:{{{self._tags[partition]}}}:stream:{stream}"
+
+
+class _Packer(HiredisRespSerializer):
+    """redis-py looks at each argument for views to copy; the long commands of ours hold none."""
+
+    def pack(self, *args: Any) -> list[bytes]:
+        """A command as bytes."""
+        return [hiredis.pack_command(args)] if args[0] in _OF_BYTES else super().pack(*args)
+
+
+def _fields(ids: U64s) -> list[bytes]:
+    """Ids as the names of hash fields: eight bytes each, so that they sort as the ids do."""
+    fields: list[bytes] = ids.astype(">u8").view("V8").tolist()
+    return fields

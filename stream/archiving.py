@@ -3,9 +3,12 @@
 archive.add(archive_rows(decoded)); decoded = from_archive(table)
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
+from storage.arrays import I64s
 from storage.columns import ARCHIVE_SCHEMA, EVENT_SCHEMA
 from storage.log import JSON, PACK, Record
 from stream.wire import Bad, Decoded
@@ -23,20 +26,26 @@ def archive_rows(decoded: Decoded) -> pa.RecordBatch:
     record = np.concatenate([record, empty])
     index = np.concatenate([decoded.index, np.array([b.index for b in bad], dtype=np.int64), np.full(len(empty), -1)])
     order = np.lexsort((index, record)) if extra else None
-    at = np.array([(r.number, r.partition, r.offset, r.append_ms) for r in decoded.records], dtype=np.int64).reshape(-1, 4)[record]
+    number, partition, offset, append_ms = (column[record] for column in origins(decoded.records))
     blank = decoded.events.num_rows
     columns: list[pa.Array] = [
-        pa.array(at[:, 0]),
-        pa.array(at[:, 1].astype(np.int32)),
-        pa.array(at[:, 2]),
+        pa.array(number),
+        pa.array(partition.astype(np.int32)),
+        pa.array(offset),
         pa.array(index.astype(np.int32)),
-        pa.array(at[:, 3]),
+        pa.array(append_ms),
         pa.concat_arrays([pa.nulls(blank, pa.binary()), pa.array([b.raw for b in bad] + [None] * len(empty), pa.binary())]),
         pa.concat_arrays([pa.nulls(blank, pa.string()), pa.array([b.reason for b in bad] + [None] * len(empty), pa.string())]),
     ]
     columns += [pa.concat_arrays([column, pa.nulls(extra, column.type)]) if extra else column for column in decoded.events.columns]
     rows = pa.record_batch(columns, schema=ARCHIVE_SCHEMA)
     return rows if order is None else rows.take(pa.array(order))
+
+
+def origins(records: Sequence[Record]) -> list[I64s]:
+    """Number, partition, offset and append time of each record, as columns."""
+    columns = list(zip(*records, strict=True))[:4] if records else [()] * 4
+    return [np.array(column, dtype=np.int64) for column in columns]
 
 
 def from_archive(table: pa.Table) -> Decoded:

@@ -21,9 +21,11 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from storage.log import Record
 from storage.state import Gap
 from stream.kafka import SESSION_MS, Kafka, KafkaUnreachable
-from stream.log_kafka import record_of
+from stream.kafka_records import read_in_batches
 
 HEARTBEAT_MS: Final = 2000
+PARTITION_BYTES: Final = 1 << 20
+"""Fetched of one partition at once: a poll is then of several, and one is reduced while another is committed."""
 Claim = Callable[[str, int], int]
 """(topic, partition) -> watermark; raises `Gap`."""
 
@@ -49,11 +51,13 @@ class BatchConsumer:
             "partition_assignment_strategy": [CooperativeStickyAssignor],
             "session_timeout_ms": session_ms,
             "heartbeat_interval_ms": min(HEARTBEAT_MS, session_ms // 3),
+            "max_partition_fetch_bytes": PARTITION_BYTES,
         }
         try:
             self._consumer = KafkaConsumer(**options)
         except KafkaError as error:
             raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} ({kafka.protocol}): {type(error).__name__} {error}") from error
+        read_in_batches(self._consumer)
         self._notes = _Notes(self._consumer)
         self._held: dict[TopicPartition, int] = {}
         wanted = [kafka.topic(topic) for topic in topics]
@@ -86,7 +90,7 @@ class BatchConsumer:
             records, end = polled.get(where, ()), self._consumer.position(where)
             if records or end > self._held[where]:
                 self._held[where] = end
-                batches.append(Batch(self._name(where), where.partition, [record_of(record) for record in records], end))
+                batches.append(Batch(self._name(where), where.partition, records, end))
         return batches
 
     def behind(self) -> bool:

@@ -28,6 +28,11 @@ class DeadLetter(msgspec.Struct, kw_only=True):
         return (self.topic, self.incarnation, self.partition, self.offset, self.index)
 
     @property
+    def name(self) -> str:
+        """The origin as text, topic:incarnation:partition:offset:index: of an event without an id this is its id."""
+        return ":".join(map(str, self.origin))
+
+    @property
     def kind(self) -> str:
         """The reason without its details: a bounded set of labels."""
         return self.reason.split(":", 1)[0]

@@ -113,9 +113,11 @@ class _Resolver:
         distinct = column.distinct
         if not distinct:
             return np.zeros(len(column.rows), dtype=np.uint64)
-        spread = self._partitions > 1
-        where = node_partition(hash_ids(distinct, kind), self._partitions) if spread else np.zeros(len(distinct), dtype=np.int64)
-        resolved = self._names.resolve(kind, distinct, where)
+        if self._partitions > 1:
+            hashed = hash_ids(distinct, kind)
+            resolved = self._names.resolve(kind, distinct, node_partition(hashed, self._partitions), hashed=hashed)
+        else:
+            resolved = self._names.resolve(kind, distinct, np.zeros(len(distinct), dtype=np.int64))
         self._take(kind, resolved, column.rows)
         return column.spread(resolved.ids)
 

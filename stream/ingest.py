@@ -133,6 +133,10 @@ class Ingest:
         self._names.forget()  # a state that lost its last second has lost names too
         return claim.watermark
 
+    def incarnation(self, partition: int) -> int:
+        """Which of the topic's lives a claimed partition is read in."""
+        return self._claims[partition].incarnation
+
     @property
     def tallies(self) -> dict[int, Tally]:
         """What became of the input so far, by partition."""
@@ -280,9 +284,8 @@ class Ingest:
         batch.writes += connected(self._state, batch.edges, items, self._shape, mark=batch.decoded.records[-1].number)
 
     def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
-        after = dict(ends)
-        for record in records:
-            after[record.partition] = max(record.offset + 1, after.get(record.partition, 0))
+        after = {record.partition: record.offset + 1 for record in records}  # offsets of a partition ascend
+        after |= {partition: max(end, after.get(partition, 0)) for partition, end in ends.items()}
         return [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
 
     def _tally(self, prepared: Prepared) -> dict[int, Tally]:

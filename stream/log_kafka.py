@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from storage.log import JSON, PACK, VALUE_BYTES_MAX, Entry, LogFull, Position, Record, Topic
+from storage.log import PACK, VALUE_BYTES_MAX, Entry, LogFull, Position, Record, Topic
 from stream.kafka import DELIVERY_MS, Kafka, KafkaUnreachable
+from stream.kafka_records import PACK_HEADER, read_in_batches
 
-FORM_HEADER: Final = "form"
-PACK_HEADER: Final = (FORM_HEADER, b"pack")
 BATCH_BYTES: Final = 1 << 20
 POLL_MS: Final = 200
 
@@ -34,6 +32,7 @@ class KafkaLog:
         self._reading, self._writing, self._describing = threading.Lock(), threading.Lock(), threading.Lock()
         with _told(kafka):
             self._consumer = KafkaConsumer(**kafka.consumer_options())
+        read_in_batches(self._consumer)
         self._producer: KafkaProducer | None = None
         self._admin: KafkaAdminClient | None = None
         self._assigned: TopicPartition | None = None
@@ -100,7 +99,7 @@ class KafkaLog:
             found: list[Record] = []
             while len(found) < records_max and self._consumer.position(where) < end:
                 polled = self._consumer.poll(POLL_MS, max_records=records_max - len(found))
-                found += [record_of(record) for record in polled.get(where, ())]
+                found += polled.get(where, ())
             return found
 
     def first_offset(self, topic: str, partition: int) -> int:
@@ -119,12 +118,6 @@ class KafkaLog:
         if self._producer is None:
             self._producer = KafkaProducer(**self.kafka.producer_options() | {"batch_size": BATCH_BYTES})
         return self._producer
-
-
-def record_of(record: ConsumerRecord) -> Record:
-    """A Kafka record as everything else knows records."""
-    form = PACK if PACK_HEADER in record.headers else JSON
-    return Record(record.offset, record.partition, record.offset, record.timestamp, form, record.value or b"", record.key or b"")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from stream.shape import Shape
 COMPARED_MAX: Final = 64
 """Of each list the heaviest so many neighbours are compared; the tower reads fewer."""
 _HEAD_BYTES: Final = 24
+_TIMED_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """One step: marks looked at, items embedded, and the age of the oldest mark cleared is the caller's to know."""
+    """One step: marks looked at, items embedded, and how long each of those had been marked, where its mark says when that was."""
 
     looked_at: int
     embedded: int
+    delays_ms: tuple[int, ...] = ()
 
 
 class Refresher:
@@ -58,10 +60,16 @@ class Refresher:
         self._epoch, self._distance_min = epoch, distance_min
         self._batch = 0
         self._next = [0] * shape.partitions
+        self.partitions: Sequence[int] = range(shape.partitions)
+        """Whose marks are looked at: those of other node partitions are another refresher's."""
+
+    def claim(self, epoch: int) -> None:
+        """From now on under this epoch, which must be above all that were."""
+        self._epoch, self._batch = epoch, 0
 
     def pending(self) -> int:
         """How many items are marked dirty."""
-        return sum(1 for partition in range(self._shape.partitions) for _ in self._state.scan(DIRTY, partition))
+        return sum(1 for partition in self.partitions for _ in self._state.scan(DIRTY, partition))
 
     def step(self, targets: Sequence[Target], *, now_ms: int, items_max: int = 64) -> Refreshed:
         """Look at up to `items_max` dirty items of each partition; the first target is the live one and is what is noted.
@@ -69,12 +77,12 @@ class Refresher:
         In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. in one commit clear
         the marks that have not moved since and note what was embedded. A crash between 2 and 3 embeds again.
         """
-        return self._look(targets, {p: self._marks(p, items_max) for p in range(self._shape.partitions)}, now_ms)
+        return self._look(targets, {p: self._marks(p, items_max) for p in self.partitions}, now_ms)
 
     def step_on(self, targets: Sequence[Target], nodes: U64s, *, now_ms: int) -> Refreshed:
         """The same for the dirty ones of these items, out of turn: what is born is to be found at once."""
         where, marks = node_partition(nodes, self._shape.partitions), {}
-        for partition in np.unique(where).tolist():
+        for partition in set(np.unique(where).tolist()) & set(self.partitions):
             here = nodes[where == partition]
             found = zip(here.tolist(), self._state.read(DIRTY, partition, here), strict=True)
             marks[partition] = {node: bytes(mark) for node, mark in found if mark is not None}
@@ -82,6 +90,7 @@ class Refresher:
 
     def _look(self, targets: Sequence[Target], marked: dict[int, dict[int, bytes]], now_ms: int) -> Refreshed:
         looked_at = embedded = 0
+        delays: list[int] = []
         for partition, marks in marked.items():
             if not marks:
                 continue
@@ -92,7 +101,8 @@ class Refresher:
             embeddings = Write(EMBEDDED, partition, nodes[changed], [notes[n] for n in np.flatnonzero(changed)])
             self._state.commit([], [self._unmoved(partition, marks, nodes), embeddings])
             looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
-        return Refreshed(looked_at, embedded)
+            delays += [now_ms - marked_ms(marks[node]) for node in nodes[changed].tolist() if marked_ms(marks[node])]
+        return Refreshed(looked_at, embedded, tuple(delays))
 
     def embed_all(self, targets: Sequence[Target], ids: U64s, *, now_ms: int) -> None:
         """Embed these items whatever changed: how a new generation is built. Their dirty marks stay."""
@@ -104,7 +114,7 @@ class Refresher:
         """Mark every item that was not embedded in this generation: what a flip to a new space leaves to do."""
         ids = self._catalogue.ids
         where = node_partition(ids, self._shape.partitions)
-        for partition in range(self._shape.partitions):
+        for partition in self.partitions:
             here = ids[where == partition]
             stale = [_generation(blob) != generation for blob in self._state.read(EMBEDDED, partition, here)]
             if any(stale):
@@ -164,6 +174,11 @@ class Refresher:
     def _offset(self, node: int) -> int:
         row = self._catalogue.row(node)
         return self._catalogue.content(row).offset if row >= 0 else -1
+
+
+def marked_ms(mark: bytes) -> int:
+    """When what made the mark was appended; 0 where it does not say."""
+    return int.from_bytes(mark[8:16], "little") if len(mark) == _TIMED_BYTES else 0
 
 
 def _note(generation: int, content_offset: int, share: tuple[U64s, F64s]) -> bytes:

@@ -5,6 +5,7 @@ state = replay(archive, log, shape); assert digest(state, 0) == digest(live, 0)
 
 import itertools
 from collections.abc import Iterator
+from typing import Final
 
 import xxhash
 
@@ -12,12 +13,15 @@ from storage.archive import Archive
 from storage.log import Log
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
-from storage.state import DIGESTED, Gap, State
+from storage.state import COUNTS, DIGESTED, HISTORIES, SEEN, Gap, State
 from storage.state_memory import MemoryState
 from stream.archiving import from_archive
 from stream.ingest import EVENTS, Ingest
 from stream.shape import Shape
 from stream.wire import Decoded, decode
+
+FROM_EVENTS: Final = (HISTORIES, SEEN, COUNTS)
+"""What only the topic `events` shapes, partition by partition; neighbours come from `edges` in a cluster."""
 
 
 def digest(state: State, partition: int, tables: tuple[str, ...] = DIGESTED) -> str:

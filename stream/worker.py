@@ -1,19 +1,24 @@
 """One worker's share: events to state and edges, edges to neighbours, round after round.
 
-Not faust: `stream/app.py` runs this as a service inside the faust worker. One thread; many workers share the partitions of
-both topics by Kafka's group, and what each may write is decided by the state.
+Not faust: `stream/app.py` runs this as a service inside the faust worker. One thread reads, decodes and reduces, another
+commits (`stream/committing.py`), a third archives (`stream/archiver.py`); many workers share the partitions of both topics by
+Kafka's group, and what each may write is decided by the state.
 
-    worker = Worker(kafka, state, log, shape, names=Names(state)); worker.round(now_ms=now_ms); worker.close()
+    worker = Worker(kafka, state, log, shape); worker.round(now_ms=now_ms); worker.close()
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from storage.log import PACK, Log, Record
 from storage.names import Names
 from storage.state import Fenced, State, WatermarkMoved
+from stream.archiver import Archiver
+from stream.committing import Committing
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
 from stream.edges import EDGES
@@ -24,7 +29,8 @@ from stream.wire import Decoded, decode
 
 log = logging.getLogger(__name__)
 GROUP: Final = "freshet"
-RECORDS_MAX: Final = 4096
+RECORDS_MAX: Final = 16_384
+"""In one poll: while one partition's batch is committed, another's is reduced."""
 EVENTS_AT_ONCE: Final = 32_768
 """A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
 PACK_WEIGHT: Final = 256
@@ -32,6 +38,8 @@ PACK_WEIGHT: Final = 256
 EDGES_EVERY_MS: Final = 150
 """Edges of so long are applied together: to write a list costs more than to change it, and busy nodes come again and again."""
 EDGE_RECORDS_MAX: Final = 512
+COLLECT_EVERY: Final = 50_000
+"""Objects made before Python looks for cycles among the young; a batch is as many tuples, and none of them is in one."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,11 @@ class Round:
 
 @dataclass
 class Health:
-    """How a worker does: when anything was last committed, whether more waits, and what it has applied since it began."""
+    """What a worker has applied since it began, and its reader's place in what it holds; for other threads to read."""
 
-    moved_ms: int = 0
-    waiting: bool = False
     events: int = 0
     edges: int = 0
+    held: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,10 +74,15 @@ class Worker:
 
     def __init__(  # noqa: PLR0913  # what it works on, and how
         self, kafka: Kafka, state: State, edges_log: Log, shape: Shape, *, group: str = GROUP, session_ms: int = SESSION_MS,
-        fault: Callable[[str], None] = no_fault,
+        archiver: Archiver | None = None, fault: Callable[[str], None] = no_fault,
     ) -> None:  # fmt: skip
-        self._ingest = Ingest(state, edges_log, shape, names=Names(state), edges_apart=True, fault=fault)
-        self._connecting = Connecting(state, edges_log, shape, fault=fault)
+        """With an `archiver` what is applied is handed on to it; it is closed with the worker."""
+        self._state, self._archiver, self._fault = state, archiver, fault
+        self.watched: Callable[[str], None] = no_fault
+        """Told each named point of a commit, and `refused TOPIC`."""
+        self._ingest = Ingest(state, edges_log, shape, names=Names(state), edges_apart=True, fault=self._at)
+        self._committing = Committing(self._ingest, on_commit=self._committed, on_refusal=partial(self._refused, EVENTS))
+        self._connecting = Connecting(state, edges_log, shape, fault=self._at)
         self._waiting: dict[int, _Waiting] = {}
         self.health = Health()
         self._consumer = BatchConsumer(kafka, group=group, topics=(EVENTS, EDGES), claim=self._claim, session_ms=session_ms)
@@ -80,57 +92,70 @@ class Worker:
         """The partitions this worker has claimed, and its reader's place in each."""
         return self._consumer.held
 
+    def watermarks(self) -> dict[tuple[str, int], int]:
+        """The stored watermarks of what is held, asked of the state; from any thread."""
+        held = self.health.held
+        stored = {topic: self._state.watermarks(topic) for topic in {topic for topic, _ in held} or {EVENTS}}
+        return {(topic, partition): stored[topic].get(partition, 0) for topic, partition in held}
+
     def round(self, *, now_ms: int, timeout_ms: int = 100) -> Round:
-        """Poll once; events are applied at once, edges when enough wait or have waited long enough. Raises `Gap`."""
+        """Poll once; events are applied at once, edges when enough wait or have waited long enough. Raises `Gap`.
+
+        While more is there to be read, the last commits may still be under way: the next round tells of them.
+        """
         batches = self._consumer.poll(timeout_ms=min(timeout_ms, EDGES_EVERY_MS) if self._waiting else timeout_ms, records_max=RECORDS_MAX)
-        applied = self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
+        self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
         for batch in batches:
             if batch.topic == EDGES:
                 waiting = self._waiting.setdefault(batch.partition, _Waiting(since_ms=now_ms))
                 waiting.records += batch.records
                 waiting.end = batch.end
         edges = self._connect(now_ms)
+        applied = self._committing.collect(wait=not self._consumer.behind())
         done = Round(sum(one.events for one in applied), edges, tuple(applied))
-        self._note(done, now_ms)
+        self._note(done)
         return done
 
     def close(self) -> None:
         """Leave the group. What waits is read again by whoever comes next."""
+        self._committing.close()
         self._consumer.close()
+        if self._archiver is not None:
+            self._archiver.close()
 
-    def _note(self, done: Round, now_ms: int) -> None:
+    def _note(self, done: Round) -> None:
         health = self.health
-        health.events, health.edges = health.events + done.events, health.edges + done.edges
-        health.waiting = bool(self._waiting) or self._consumer.behind()
-        if done.applied or done.edges or not health.waiting:
-            health.moved_ms = now_ms
+        health.events, health.edges, health.held = health.events + done.events, health.edges + done.edges, self.held
+
+    def _at(self, point: str) -> None:
+        self.watched(point)
+        self._fault(point)
 
     def _claim(self, topic: str, partition: int) -> int:
         if topic == EVENTS:
-            return self._ingest.claim_partition(partition)
+            self._committing.settle(partition)
+            mark = self._ingest.claim_partition(partition)
+            self._committing.claimed(partition)
+            if self._archiver is not None:
+                self._archiver.claimed(partition, incarnation=self._ingest.incarnation(partition), watermark=mark)
+            return mark
         self._waiting.pop(partition, None)
         return self._connecting.claim_partition(partition)
 
-    def _apply(self, batches: Sequence[Batch], now_ms: int) -> list[Applied]:
-        """Turn by turn a piece of each partition: prepared alone, published together, committed alone."""
-        done: list[Applied] = []
+    def _apply(self, batches: Sequence[Batch], now_ms: int) -> None:
+        """Turn by turn a piece of each partition, so that another's is reduced while one is committed."""
         left = {batch.partition: pieces(batch) for batch in batches}
         while left:
-            turn = []
             for partition, rest in list(left.items()):
                 decoded, end = next(rest, (None, 0))
-                if decoded is None:
+                if decoded is None or not self._committing.settle(partition):
                     del left[partition]
                 else:
-                    turn.append((partition, self._ingest.prepare(decoded), end))
-            self._ingest.publish([prepared for _, prepared, _ in turn], now_ms=now_ms)
-            for partition, prepared, end in turn:
-                try:
-                    done.append(self._ingest.commit(prepared, ends={partition: end}))
-                except (Fenced, WatermarkMoved) as refusal:
-                    self._refused(EVENTS, partition, refusal)
-                    del left[partition]
-        return done
+                    self._committing.submit(partition, self._ingest.prepare(decoded), end=end, now_ms=now_ms)
+
+    def _committed(self, partition: int, applied: Applied, end: int) -> None:
+        if self._archiver is not None:
+            self._archiver.applied(partition, applied.decoded, end)
 
     def _connect(self, now_ms: int) -> int:
         edges = 0
@@ -146,6 +171,7 @@ class Worker:
 
     def _refused(self, topic: str, partition: int, refusal: Exception) -> None:
         log.warning("commit_refused topic=%s partition=%d: %s", topic, partition, refusal)
+        self.watched(f"refused {topic}")
         self._consumer.refused(topic, partition)
 
 
@@ -160,10 +186,18 @@ def pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
     yield decode(batch.records[begin:]), batch.end
 
 
+def collect_seldom() -> None:
+    """For a process that does nothing else: what is there now is never looked through again, and what comes seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, 20, 100)
+
+
 def run(
     worker: Worker, *, clock_ms: Callable[[], int], stopping: Callable[[], bool], told: Callable[[Round], None] = lambda _: None
 ) -> None:
     """Rounds until told to stop; then leave the group. Whatever goes wrong ends it, after which nothing more is sent."""
+    collect_seldom()
     try:
         while not stopping():
             told(worker.round(now_ms=clock_ms()))

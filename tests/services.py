@@ -1,4 +1,4 @@
-"""Kafka and Redis for the tests: started on first use, shared by the run, stopped at its end.
+"""Kafka, Redis and a Redis Cluster for the tests: started on first use, shared by the run, stopped at its end.
 
 What is missing skips the test with the command that installs it, and fails it where CI is set: there everything must be.
 """
@@ -10,15 +10,23 @@ import uuid
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 import redis
 
-from bench.services import KafkaServer, RedisServer, Server, ServiceUnavailable
+from bench.services import KafkaServer, RedisCluster, RedisServer, ServiceUnavailable
 from storage.state_redis import RedisState
 
-S = TypeVar("S", bound=Server)
+
+class Startable(Protocol):
+    """What is started and stopped here."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
 
 
 def redis_state(*, partitions: int = 4096) -> RedisState:
@@ -26,19 +34,31 @@ def redis_state(*, partitions: int = 4096) -> RedisState:
     return RedisState(redis.Redis.from_url(redis_server().url), partitions=partitions, prefix=uuid.uuid4().hex)
 
 
+def redis_cluster_state(*, partitions: int = 4096) -> RedisState:
+    """An empty state of its own on the shared Redis Cluster."""
+    return RedisState(redis.RedisCluster.from_url(redis_cluster().url), partitions=partitions, prefix=uuid.uuid4().hex)
+
+
 @cache
 def redis_server() -> RedisServer:
     """The shared Redis."""
-    return _running(RedisServer)
+    return running(RedisServer)
 
 
 @cache
 def kafka_server() -> KafkaServer:
     """The shared Kafka."""
-    return _running(KafkaServer)
+    return running(KafkaServer)
 
 
-def _running(make: Callable[[Path], S]) -> S:
+@cache
+def redis_cluster() -> RedisCluster:
+    """The shared Redis Cluster of three nodes."""
+    return running(RedisCluster)
+
+
+def running(make: Callable[[Path], S]) -> S:
+    """Made in a folder of its own, started; stopped when the tests end."""
     folder = tempfile.TemporaryDirectory(prefix="freshet-service-")
     try:
         server = make(Path(folder.name))

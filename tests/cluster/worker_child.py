@@ -12,12 +12,18 @@ from dataclasses import replace
 
 import redis
 
+from storage.places import place_of
 from storage.state_redis import RedisState
+from stream.archiver import Archiver
 from stream.kafka import Kafka
 from stream.log_kafka import KafkaLog
 from stream.worker import Worker, run
 from tests.stream.event_logs import SMALL
 from tests.stream.ingest_child import ending_at
+
+
+def clock_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def main() -> None:
@@ -28,10 +34,15 @@ def main() -> None:
     state = RedisState(redis.Redis.from_url(order["redis"]), partitions=shape.partitions, prefix=order["prefix"])
     how = signal.SIGSTOP if "pause" in order else signal.SIGKILL
     fault = ending_at(order.get("pause") or order.get("point", ""), order.get("hit", 1), how)
-    worker = Worker(kafka, state, KafkaLog(kafka), shape, group=order["prefix"], session_ms=order.get("session_ms", 3000), fault=fault)
+    log, archiver = KafkaLog(kafka), None
+    if "archive" in order:
+        archiver = Archiver(place_of(order["archive"]), log, clock_ms=clock_ms, age_ms=order.get("age_ms", 50), fault=fault)
+    worker = Worker(
+        kafka, state, log, shape, group=order["prefix"], session_ms=order.get("session_ms", 3000), archiver=archiver, fault=fault
+    )  # fmt: skip
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
-    run(worker, clock_ms=lambda: int(time.time() * 1000), stopping=lambda: bool(stopping))
+    run(worker, clock_ms=clock_ms, stopping=lambda: bool(stopping))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ from pathlib import Path
 import msgspec
 
 from freshet.engine import Engine
-from freshet.learn import Job, Report, run
+from freshet.learn import Inputs, Job, Report, archived, run, stored_contents
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.world import World, WorldConfig
-from storage.catalogue import decode_content
 from storage.log import Entry
 from storage.models import Version
-from storage.state import NODES
 from stream.ingest import EVENTS
 from stream.producer import Producer
 
@@ -57,12 +55,11 @@ def train(service: Service, out: Path, *, kind: str = "trunk", steps: int = 40) 
     service.engine.flush_archive()
     current = service.current
     job = Job(
-        data=str(service.engine.settings.data), out=str(out), kind=kind, below=service.engine.applied_number,
-        parent=current.live.version if current else None, partitions=service.engine.shape.partitions, steps_max=steps,
-        blend_events=200, gate_events=200, new_events=300,
+        out=str(out), kind=kind, parent=current.live.version if current else None, partitions=service.engine.shape.partitions,
+        steps_max=steps, blend_events=200, gate_events=200, new_events=300,
     )  # fmt: skip
-    state = service.engine.state
-    return run(job, {node: decode_content(blob) for node, blob in state.scan(NODES, 0)})
+    parent = service.registry.files(job.parent) if job.parent else None
+    return run(job, Inputs(archived(service.engine.archive), parent, stored_contents(service.engine.state, 1)))
 
 
 def promote(service: Service, out: Path, name: str, *, generation: int = 1) -> Loaded:

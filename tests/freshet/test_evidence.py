@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from freshet.evidence import Answered, Contender, answers
-from freshet.learn import Job, Past, cut_archive
+from freshet.learn import Job, Past, archived, cut_archive, stored_contents
 from freshet.version_files import BLEND_FILE, MODEL_FILE
 from freshet.walk import Walk
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
-from storage.catalogue import decode_content
-from storage.state import NODES
 from stream.archiving import from_archive
 from stream.shape import Shape
 from tests.freshet.sites import site, train
@@ -24,9 +22,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answered], Cont
     folder = tmp_path_factory.mktemp("evidence")
     with site(folder / "data") as service:
         train(service, folder / "out", steps=20)
-        contents = {node: decode_content(blob) for node, blob in service.engine.state.scan(NODES, 0)}
-        job = Job(str(folder / "data"), str(folder), "trunk", service.engine.applied_number, None, 1, blend_events=200, gate_events=200)
-        cut = cut_archive(job)
+        contents = stored_contents(service.engine.state, 1)
+        job = Job(str(folder), "trunk", None, blend_events=200, gate_events=200)
+        cut = cut_archive(job, archived(service.engine.archive))
     past = Past(Walk(Shape(), contents))
     past.take(past.walk.advance(from_archive(cut.training)))
     view = past.walk.view

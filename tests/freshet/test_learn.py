@@ -4,13 +4,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from encoders.blend import Blend
 from encoders.model import Model
-from freshet.learn import Job, Report, cut_archive, run
+from freshet.learn import Inputs, Job, Report, archived, cut_archive, run
+from freshet.learn_cluster import one_stream
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
 from serving.sources import SOURCES
+from storage.columns import ARCHIVE_SCHEMA
 from tests.freshet.sites import promote, site, train
 
 
@@ -41,8 +44,8 @@ def test_a_head_moves_no_item_vector(tmp_path: Path) -> None:
 
 def test_the_windows_follow_the_training_events_and_do_not_overlap(tmp_path: Path) -> None:
     with site(tmp_path / "data") as service:
-        job = _job(tmp_path, below=service.engine.applied_number)
-        cut = cut_archive(job)
+        service.engine.flush_archive()
+        cut = cut_archive(_job(tmp_path), archived(service.engine.archive))
     numbers = [table.column("number").to_numpy() for table in (cut.training, cut.blend, cut.gate)]
     assert max(numbers[0]) < min(numbers[1])
     assert max(numbers[1]) < min(numbers[2])
@@ -53,17 +56,23 @@ def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) 
     with site(tmp_path / "data") as service:
         assert service.engine.applied_number > 1
         with pytest.raises(ValueError, match="at least 300 are needed"):
-            run(_job(tmp_path, below=1), {})
+            run(_job(tmp_path), Inputs(archived(service.engine.archive, below=1), None, {}))
 
 
-def _job(tmp_path: Path, *, below: int) -> Job:
-    return Job(
-        data=str(tmp_path / "data"),
-        out=str(tmp_path),
-        kind="trunk",
-        below=below,
-        parent=None,
-        partitions=1,
-        blend_events=200,
-        gate_events=200,
-    )
+def test_rows_of_many_partitions_become_one_stream_that_is_always_the_same() -> None:
+    rows = [(5, 1, 7, 0, 200), (6, 1, 8, 0, 300), (6, 1, 8, 1, 300), (0, 0, 0, 0, 250), (1, 0, 1, 0, 300)]
+    names = ("number", "partition", "offset", "index", "append_ms")
+    blank = dict.fromkeys(ARCHIVE_SCHEMA.names)
+    tables = [
+        pa.Table.from_pylist([{**blank, **dict(zip(names, row, strict=True))} for row in order], ARCHIVE_SCHEMA)
+        for order in (rows, rows[3:] + rows[:3])
+    ]
+    first, second = (one_stream(table) for table in tables)
+    assert first.equals(second)
+    assert first.schema.equals(ARCHIVE_SCHEMA)
+    found = [tuple(row[name] for name in ("append_ms", "number", "offset", "partition", "index")) for row in first.to_pylist()]
+    assert found == [(200, 0, 0, 0, 0), (250, 1, 1, 0, 0), (300, 2, 2, 0, 0), (300, 3, 3, 0, 0), (300, 3, 3, 0, 1)]
+
+
+def _job(tmp_path: Path) -> Job:
+    return Job(out=str(tmp_path), kind="trunk", parent=None, blend_events=200, gate_events=200)

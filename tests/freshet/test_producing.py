@@ -2,23 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import pytest
 
-from freshet.producing import FLUSH_LINES, produce_entities, produce_events
+from freshet.access import LocalSite
+from freshet.producing import FLUSH_LINES, produce_entities, produce_events, publishing
 from freshet.readers.choose import open_events
-from storage.log import JSON, Entry, Position, Record
+from freshet.settings import Settings
+from storage.log import JSON, Entry, LogFull, Position, Record
+from stream.producer import Producer
 from stream.wire import decode
 
 
 class Shelf:
-    """A site that keeps what it is given."""
+    """A place that keeps what it is given."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.bodies: list[list[bytes]] = []
         self.calls = 0
+
+    def producer(self) -> Producer:
+        """One that appends here."""
+        return Producer(self.append)
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Keep them."""
@@ -29,14 +36,6 @@ class Shelf:
     def append_entities(self, bodies: Sequence[bytes]) -> None:
         """Keep them."""
         self.bodies.append(list(bodies))
-
-    def recommend(self, user_id: str, k: int) -> dict[str, Any]:
-        """Not asked here."""
-        raise AssertionError((user_id, k))
-
-    def status(self) -> dict[str, Any]:
-        """Not asked here."""
-        raise AssertionError
 
     def settle(self) -> None:
         """Not asked here."""
@@ -88,3 +87,26 @@ def test_entities_go_five_hundred_at_a_time(tmp_path: Path) -> None:
     assert produce_entities(shelf, path, moves.append) == 1100
     assert [len(bodies) for bodies in shelf.bodies] == [500, 500, 100] == moves
     assert msgspec.json.decode(shelf.bodies[0][7])["title"] == "title 7"
+
+
+def test_a_folder_of_several_partitions_gets_each_event_where_its_user_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "u.data"
+    path.write_text("".join(f"u{n % 9}\ti{n}\t5\t{881250949 + n}\n" for n in range(90)))
+    with publishing(Settings(data=tmp_path / "data", partitions=3), None) as place:
+        assert produce_events(place, open_events(path), lambda _: None) == (90, 0)
+        place.settle()
+        assert isinstance(place, LocalSite)
+        tallies = place.status()["tallies"]
+    assert (tallies["accepted"], tallies["dead_letters"]) == (90, {})
+
+
+def test_a_full_log_is_told_as_itself(tmp_path: Path) -> None:
+    class Full(Shelf):
+        def append(self, entries: Sequence[Entry]) -> list[Position]:
+            raise LogFull(f"no room for {len(entries)}")
+
+    path = tmp_path / "u.data"
+    path.write_text("u1\ti1\t5\t881250949\n")
+    with pytest.raises(LogFull, match="no room") as refused:
+        produce_events(Full(), open_events(path), lambda _: None)
+    assert "1 events were not acknowledged" in refused.value.__notes__[0]

@@ -264,7 +264,7 @@ def test_the_job_names_everything_the_child_needs(service: Service, stand_in: St
     training.start(now_ms=NOW_MS, events=0)
     ended(training)
     job = msgspec.json.decode((stand_in.folder / "job.json").read_bytes(), type=Job)
-    assert Path(job.data).is_absolute()
+    assert Path(job.data or "").is_absolute()
     assert Path(job.out).is_absolute()
     assert (job.kind, job.parent, job.below) == ("trunk", None, service.engine.applied_number)
     assert service.engine.archive_lag == 0, "all that is to be learned from is in the archive"

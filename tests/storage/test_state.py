@@ -17,7 +17,7 @@ from storage.partitioned import distinct_rows, read_rows, write_rows
 from storage.state import COUNTS, HISTORIES, NAMES, SEEN, Advance, Fenced, Gap, ShapeChanged, State, WatermarkMoved, Write
 from storage.state_lmdb import LmdbState, boot_id
 from storage.state_memory import MemoryState
-from tests.services import redis_state
+from tests.services import redis_cluster_state, redis_state
 
 ROOT = Path(__file__).resolve().parents[2]
 BIG = (1 << 64) - 1
@@ -25,11 +25,22 @@ MAKERS: dict[str, Callable[[Path], State]] = {
     "memory": lambda folder: MemoryState(),
     "lmdb": lambda folder: LmdbState(folder / "state", boot_id="boot 1", state_bytes_max=1 << 26),
     "redis": lambda folder: redis_state(),
+    "redis cluster": lambda folder: redis_cluster_state(),
 }
+ONE_PARTITION_A_COMMIT = {"redis cluster"}
+"""A script reaches one slot; what it does with more is in tests/cluster/test_redis_cluster.py."""
 
 
 @pytest.fixture(params=MAKERS)
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    made = MAKERS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[name for name in MAKERS if name not in ONE_PARTITION_A_COMMIT])
+def wide(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    """Where a commit may advance several partitions."""
     made = MAKERS[request.param](tmp_path)
     yield made
     made.close()
@@ -95,7 +106,8 @@ def test_watermarks_begin_at_zero_and_move_with_the_commit(state: State) -> None
     claims = {partition: state.claim("events", partition, "topic") for partition in range(3)}
     other = state.claim("events 2", 0, "topic")
     assert state.watermarks("events") == {0: 0, 1: 0, 2: 0}
-    state.commit([Advance(claims[0], 0, 5), Advance(claims[2], 0, 7), Advance(other, 0, 1)], [Write(COUNTS, 0, ids(1), [b"x"])])
+    state.commit([Advance(claims[0], 0, 5), Advance(other, 0, 1)], [Write(COUNTS, 0, ids(1), [b"x"])])
+    state.commit([Advance(claims[2], 0, 7)], [])
     assert state.watermarks("events") == {0: 5, 1: 0, 2: 7} and state.watermarks("nothing") == {}
     assert state.claim("events", 0, "topic").watermark == 5
 
@@ -119,13 +131,15 @@ def test_a_commit_from_another_watermark_writes_nothing(state: State) -> None:
     assert state.read(COUNTS, 0, ids(1)) == [None] and state.watermarks("events") == {0: 4}
 
 
-def test_a_commit_is_all_or_nothing_over_partitions(state: State) -> None:
-    good, bad = state.claim("events", 0, "topic"), state.claim("events", 1, "topic")
-    state.claim("events", 1, "topic")
+def test_a_commit_is_all_or_nothing_over_partitions(wide: State) -> None:
+    good, bad = wide.claim("events", 0, "topic"), wide.claim("events", 1, "topic")
+    wide.claim("events", 1, "topic")
     with pytest.raises(Fenced):
-        state.commit([Advance(good, 0, 3), Advance(bad, 0, 3)], [Write(COUNTS, p, ids(1), [b"x"]) for p in (0, 1)])
-    assert state.watermarks("events") == {0: 0, 1: 0}
-    assert not list(state.scan(COUNTS, 0)) and not list(state.scan(COUNTS, 1))
+        wide.commit([Advance(good, 0, 3), Advance(bad, 0, 3)], [Write(COUNTS, p, ids(1), [b"x"]) for p in (0, 1)])
+    assert wide.watermarks("events") == {0: 0, 1: 0}
+    assert not list(wide.scan(COUNTS, 0)) and not list(wide.scan(COUNTS, 1))
+    wide.commit([Advance(good, 0, 3), Advance(wide.claim("events", 1, "topic"), 0, 4)], [])
+    assert wide.watermarks("events") == {0: 3, 1: 4}
 
 
 def test_another_topic_id_is_a_gap_until_it_is_accepted(state: State) -> None:

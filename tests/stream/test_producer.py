@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import stream.producer
 from storage.arrays import I64s
 from storage.log import JSON, PACK, VALUE_BYTES_MAX, Entry, LogFull, Position, Record
 from storage.log_lmdb import LmdbLog
 from storage.state_memory import MemoryState
+from stream.delivery import Appending
 from stream.events import Event
 from stream.ingest import EVENTS
-from stream.producer import Producer
+from stream.producer import Limits, Producer
 from stream.routing import partition_of
 from stream.shape import Shape
 from stream.validation import refusals
@@ -66,7 +66,7 @@ def event(number: int, user: str = "u") -> Event:
 
 def sent(events: Sequence[Event], *, partitions: int = 1, linger_events: int = 250) -> Sink:
     sink = Sink()
-    producer = Producer(sink, partitions=partitions, linger_events=linger_events)
+    producer = Producer(Appending(sink, partitions), limits=Limits(linger_events=linger_events))
     for each in events:
         producer.send(each)
     producer.flush()
@@ -83,7 +83,7 @@ def test_order_holds_within_a_partition_and_raw_bodies_keep_their_place(
     what: list[int | None], partitions: int, linger: int, flushes: set[int]
 ) -> None:
     sink, wanted = Sink(), {p: list[str]() for p in range(partitions)}
-    producer = Producer(sink, partitions=partitions, linger_events=linger)
+    producer = Producer(Appending(sink, partitions), limits=Limits(linger_events=linger))
     for number, user in enumerate(what):
         if user is None:
             producer.send_raw(f"raw {number}".encode())
@@ -109,17 +109,17 @@ def test_partitions_are_those_of_routing_and_nothing_is_misrouted() -> None:
 def test_an_id_is_made_once_and_the_same_when_a_flush_is_tried_again() -> None:
     sink = Sink()
     producer = Producer(sink, prefix="p")
-    producer.send(EVENT)
-    producer.send_raw(b"{")
-    producer.send(msgspec.structs.replace(EVENT, event_id=""))
-    producer.send(event(7))
+    what = (EVENT, msgspec.structs.replace(EVENT, event_id=""), event(7))
+    tokens = [producer.send(what[0]), producer.send_raw(b"{"), producer.send(what[1]), producer.send(what[2])]
     sink.full = True
     with pytest.raises(LogFull):
         producer.flush()
+    assert not any(token.done for token in tokens)
     sink.full = False
-    assert len(producer.flush()) == 3
+    producer.flush()
     assert sink.told() == ["p-0", "{", "p-2", "e7"], "the number is the place in what was sent"
-    assert producer.flush() == []
+    assert [token.event_id for token in tokens] == ["p-0", "", "p-2", "e7"]
+    producer.flush()
     assert sink.appends == 1
 
 
@@ -142,10 +142,9 @@ def test_on_an_error_everything_waits_and_the_next_flush_appends_it() -> None:
     assert sink.told() == [f"e{n}" for n in range(5)]
 
 
-def test_what_waits_is_bounded_also_when_nothing_can_be_appended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream.producer, "WAITING_MAX", 10)
+def test_what_waits_is_bounded_also_when_nothing_can_be_appended() -> None:
     sink = Sink()
-    producer = Producer(sink)
+    producer = Producer(sink, limits=Limits(waiting_max=10))
     for number in range(10):
         producer.send(event(number))
     assert not sink.entries, "send returns at once"
@@ -180,7 +179,7 @@ def test_so_many_events_share_a_pack(linger: int, packs: int) -> None:
 @pytest.mark.parametrize("linger", [0, -1, 1001])
 def test_a_linger_beyond_what_a_pack_holds_is_refused(linger: int) -> None:
     with pytest.raises(ValueError, match=rf"linger_events={linger} is outside 1\.\.1000"):
-        Producer(Sink(), linger_events=linger)
+        Producer(Sink(), limits=Limits(linger_events=linger))
 
 
 POISON: dict[str, dict[str, Any]] = {

@@ -1,0 +1,114 @@
+"""What an api process and a refresher have in common: a follower of the workers, a model, vectors, and a share of the refreshing.
+
+Vectors are on a Qdrant server, which refreshers write; without one the single api process refreshes and keeps them in its
+own data folder.
+
+    with cluster_serving(settings, refreshes=True) as site: site.step(now_ms=now_ms)
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc  # type: ignore[import-untyped]  # it has none
+from qdrant_client import QdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from freshet.cluster import REDIS_ERRORS, Services, ServiceUnreachable, services, store_of
+from freshet.follower import Follower
+from freshet.following import Following
+from freshet.service import Serving, Stores
+from freshet.settings import Settings
+from storage.changes_redis import ChangeFeed
+from storage.health import Beat, Beats
+from storage.health_redis import RedisHealth
+from storage.leases_redis import LEASE_MS, Leases
+from storage.models_redis import RedisRegistry
+from storage.vectors import Collections
+from storage.vectors_edge import VectorFolder
+from storage.vectors_local import VectorServer
+
+REFRESHER: Final = "refresher"
+ALIVE_MS: Final = 15_000
+QDRANT_ERRORS: Final = (ResponseHandlingException, UnexpectedResponse, grpc.RpcError, ConnectionError)
+
+
+@dataclass
+class ClusterServing:
+    """One process's. `leases` is None where it does not refresh."""
+
+    services: Services
+    follower: Follower
+    serving: Serving
+    following: Following
+    health: Beats
+    leases: Leases | None
+    _leased_ms: int = 0
+
+    away: tuple[type[Exception], ...] = (*REDIS_ERRORS, *QDRANT_ERRORS)
+    """What is raised when a store does not answer for a while."""
+
+    def step(self, *, now_ms: int) -> None:
+        """Take what changed; refresh what is this process's to refresh."""
+        if self.leases is not None and now_ms - self._leased_ms >= LEASE_MS // 3:
+            self._leased_ms = now_ms
+            self._lease(self.leases, now_ms)
+        self.serving.step(now_ms=now_ms)
+
+    def follow(self, *, now_ms: int) -> bool:
+        """Flip, load, build: whether there is more to build."""
+        return self.following.step(now_ms=now_ms)
+
+    def leave(self, beat: Beat) -> None:
+        """A clean end: others take over at once."""
+        if self.leases is not None:
+            self.leases.release()
+        self.health.forget(beat)
+
+    def _lease(self, leases: Leases, now_ms: int) -> None:
+        """A fair share of the node partitions; what is new is refreshed under an epoch above all that were."""
+        partitions = self.follower.shape.partitions
+        others = [beat for beat in self.health.alive(now_ms, within_ms=ALIVE_MS) if beat.process.startswith(REFRESHER)]
+        fresh = leases.hold(range(partitions), share=-(-partitions // max(1, len(others))))
+        self.serving.refresher.partitions = sorted(leases.held)
+        if fresh:
+            self.serving.refresher.claim(self.follower.state.claim(REFRESHER, 0, REFRESHER).epoch)
+
+
+@contextmanager
+def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Iterator[ClusterServing]:
+    """Open everything. Raises `ServiceUnreachable`, `ShapeChanged`, `VectorsLocked` (a second process on the same data folder)."""
+    with services(settings) as site, ExitStack() as held:
+        vectors = _vectors(settings, held)
+        refreshing = refreshes or not settings.qdrant
+        health = RedisHealth(site.client, site.prefix)
+        registry = RedisRegistry(site.client, store_of(settings, "models"), site.prefix, keep_max=settings.versions_max)
+        feed = ChangeFeed(site.client, partitions=site.shape.partitions, prefix=site.prefix)
+        follower = Follower(settings, site.shape, site.state, feed)
+        leases = Leases(site.client, REFRESHER, owner=f"{process}.{os.getpid()}", prefix=site.prefix) if refreshing else None
+
+        def in_use(collection: str) -> bool:
+            return any(beat.collection == collection for beat in health.read())
+
+        serving = Serving(follower, Stores(registry, vectors, refreshing, in_use))
+        held.callback(serving.close)
+        following = Following(serving, registry, builds=lambda: leases is not None and 0 in leases.held)
+        yield ClusterServing(site, follower, serving, following, health, leases)
+
+
+def _vectors(settings: Settings, held: ExitStack) -> Collections:
+    if not settings.qdrant:
+        folder = VectorFolder(settings.data / "vectors")
+        held.callback(folder.close)
+        return folder
+    client = QdrantClient(settings.qdrant, api_key=settings.qdrant_key.get_secret_value() or None, prefer_grpc=True)
+    held.callback(client.close)
+    try:
+        client.get_collections()
+    except QDRANT_ERRORS as error:
+        raise ServiceUnreachable(
+            f"Qdrant at {settings.qdrant} does not answer ({type(error).__name__}): is it up, is the key right?"
+        ) from error
+    return VectorServer(client)

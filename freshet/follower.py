@@ -1,0 +1,101 @@
+"""What an engine is to the embedded server, for a process that applies nothing itself: a view of the shared state, kept fresh.
+
+Workers note what each commit changes; a follower reads the notes and the rows they name. Histories and neighbour lists
+are not copied: look-ups read them from the state.
+
+    follower = Follower(settings, shape, state, ChangeFeed(client, partitions=12)); follower.pump(now_ms=now_ms)
+"""
+
+import logging
+
+import msgspec
+import numpy as np
+
+from freshet.engine import Pumped
+from freshet.settings import Settings
+from freshet.view import View
+from serving.progress import PartitionProgress
+from storage.arrays import U64s
+from storage.catalogue import decode_content
+from storage.changes_redis import Behind, ChangeFeed
+from storage.ids import ITEM
+from storage.names import Names
+from storage.neighbours import node_partition
+from storage.partitioned import read_rows
+from storage.state import NAMES, NODES, TALLIES, State
+from stream.ingest import EVENTS, Tally
+from stream.shape import Shape
+
+log = logging.getLogger(__name__)
+_TALLY = np.array([1], dtype=np.uint64)
+
+
+class Follower:
+    """For one thread; look-ups on any. A follower that falls too far behind, or whose state was set back, loads everything again."""
+
+    def __init__(self, settings: Settings, shape: Shape, state: State, feed: ChangeFeed) -> None:
+        self.settings, self.shape, self.state = settings, shape, state
+        self.progress = PartitionProgress(shape.partitions)
+        self._names, self._feed = Names(state), feed
+        self.tallies: dict[int, Tally] = {}
+        self.view = self._loaded(0)
+
+    @property
+    def accepted(self) -> int:
+        """How many events the workers have accepted in all."""
+        return sum(tally.accepted for tally in self.tallies.values())
+
+    def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
+        """Take what the workers changed since the last time. `records_max` means nothing here: it is theirs to bound."""
+        try:
+            changes = self._feed.read()
+        except Behind as behind:
+            log.warning("view_loaded_again because=%s", behind)
+            self._fill(self.view, now_ms)
+            return Pumped()
+        self.tallies.update({p: msgspec.json.decode(blob, type=Tally) for p, blob in changes.tallies.items() if blob})
+        born = self._learn_items(np.union1d(changes.nodes, changes.counted))
+        contents = self._contents(changes.nodes)
+        if len(changes.counted):
+            self.view.popularity.reload(changes.counted, now_ms)
+        self._advance(changes.marks, now_ms)
+        return Pumped(events=len(changes.counted), entities=len(contents), items=tuple({*born, *contents}))
+
+    def _loaded(self, now_ms: int) -> View:
+        view = View(self.state, self.shape, self._names, self.progress)
+        self._fill(view, now_ms)
+        return view
+
+    def _fill(self, view: View, now_ms: int) -> None:
+        """Everything there is, after marking where the notes go on: what comes meanwhile is read twice, which does no harm."""
+        self._feed.skip()
+        marks = self.state.watermarks(EVENTS)
+        asked = [(TALLIES, partition, _TALLY) for partition in range(self.shape.partitions)]
+        found = [blobs[0] for blobs in self.state.read_many(asked)]
+        self.tallies = {p: msgspec.json.decode(blob, type=Tally) for p, blob in enumerate(found) if blob}
+        view.load()
+        self._advance(marks, now_ms)
+
+    def _advance(self, marks: dict[int, int], now_ms: int) -> None:
+        newest = max((tally.newest_ms for tally in self.tallies.values()), default=0)
+        self.progress.move(marks, ts_ms=newest, now_ms=now_ms)
+
+    def _learn_items(self, ids: U64s) -> list[int]:
+        """Items that are not in the catalogue yet, by the names the state has for them."""
+        new = ids[self.view.catalogue.rows(ids) < 0] if len(ids) else ids
+        born = []
+        for node, blob in zip(new.tolist(), self._rows(NAMES, new), strict=True):
+            if blob is not None and blob[0] == ITEM:
+                self.view.catalogue.add(node, bytes(blob[1:]).decode("utf-8", "surrogatepass"))
+                born.append(node)
+        return born
+
+    def _contents(self, nodes: U64s) -> list[int]:
+        """Take the content of these nodes; which of them are items that have some."""
+        found = zip(nodes.tolist(), self._rows(NODES, nodes), strict=True)
+        contents = {node: decode_content(blob) for node, blob in found if blob is not None}
+        self.view.put(contents)
+        return [node for node, content in contents.items() if content.kind == "item"]
+
+    def _rows(self, table: str, nodes: U64s) -> list[bytes | None]:
+        return read_rows(self.state, table, node_partition(nodes, self.shape.partitions), nodes) if len(nodes) else []

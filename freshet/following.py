@@ -1,0 +1,79 @@
+"""Keeping a process of the cluster at the version that is live for all, and ready for the one that is proposed.
+
+The trainer proposes; who refreshes fills the proposed generation's collection; who answers loads it; the trainer then flips
+the one record, and everybody answers from what they have loaded. Nobody waits: until a version is whole here, the last is used.
+
+    following = Following(serving, registry, builds=True); following.step(now_ms=now_ms); beat(following)
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from encoders.model import CheckpointError
+from freshet.service import Loaded, Serving
+from storage.models import Damaged, Models, UnknownVersion
+
+log = logging.getLogger(__name__)
+_UNUSABLE = (Damaged, UnknownVersion, CheckpointError, OSError)
+"""What a version raises that cannot be loaded now: told, and tried again at the next step."""
+
+
+class Proposals(Models, Protocol):
+    """A registry in which a version may be proposed."""
+
+    def candidate(self) -> str | None:
+        """The version that is proposed, if one is."""
+
+
+class Following:
+    """For the thread that steps the serving. `builds` says now whether this process fills collections."""
+
+    def __init__(self, serving: Serving, registry: Proposals, *, builds: Callable[[], bool]) -> None:
+        self._serving, self._registry, self._builds = serving, registry, builds
+        self._candidate: Loaded | None = None
+        self._row = 0
+        self.built: str | None = None
+        """The proposed version whose collection is whole."""
+
+    @property
+    def candidate(self) -> str | None:
+        """The proposed version that is loaded here."""
+        return self._candidate.live.version if self._candidate else None
+
+    def step(self, *, now_ms: int) -> bool:
+        """Flip to what is live, load what is proposed, embed its next items; whether there is more to embed."""
+        try:
+            self._flip()
+            self._load()
+        except _UNUSABLE as error:
+            log.warning("version_unusable because=%s", error)
+            return False
+        return self._build(now_ms)
+
+    def _flip(self) -> None:
+        record, current = self._registry.live(), self._serving.current
+        if record is None or (current is not None and current.live.version == record.version):
+            return
+        loaded = self._candidate if self._candidate and self.candidate == record.version else self._serving.load(record.version)
+        self._serving.flip(loaded)
+        self._candidate = None
+
+    def _load(self) -> None:
+        name, current = self._registry.candidate(), self._serving.current
+        if name is None or (current is not None and current.live.version == name):
+            self._candidate, self.built = None, None
+        elif name != self.candidate:
+            self._candidate, self._row, self.built = self._serving.load(name), 0, None
+
+    def _build(self, now_ms: int) -> bool:
+        """A head shares its generation's collection: nothing is to be filled."""
+        candidate, current = self._candidate, self._serving.current
+        if candidate is None or self.built == self.candidate or not self._builds():
+            return False
+        if current is None or current.live.generation != candidate.live.generation:
+            self._row = self._serving.build(candidate, now_ms=now_ms, start=self._row)
+            if self._row < len(self._serving.view.catalogue):
+                return True
+        self.built = self.candidate
+        return False
