@@ -15,13 +15,16 @@ export MKL_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: help demo serve test check bench clean
+.PHONY: help demo demo-cluster serve test check bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## the whole loop on real events; DATA=PATH for your own, ARGS="--world" and the like are passed on
 	@$(BIN)/freshet demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+demo-cluster: $(INSTALLED) ## the same on local Kafka and Redis, with two workers, a trainer and an api process; needs Java, Maven and redis-server
+	@$(BIN)/python -m bench.demo_cluster $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 serve: $(INSTALLED) ## the embedded all-in-one; ARGS are passed on
 	@$(BIN)/freshet serve $(ARGS)

@@ -6,6 +6,7 @@ folder that git ignores. With users, passwords and TLS they are in `bench/secure
     with KafkaServer(folder) as kafka, RedisServer(folder) as redis: ...kafka.bootstrap, redis.url...
 """
 
+import base64
 import os
 import shutil
 import signal
@@ -328,6 +329,5 @@ def _listens(port: int) -> bool:
 
 
 def _cluster_id() -> str:
-    import base64
-
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """22 characters of base64, as Kafka writes them, the first no hyphen: its command line would take it for an option."""
+    return "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]

@@ -11,15 +11,17 @@ import threading
 from typing import Final
 
 from freshet.clock import now_ms
-from freshet.cluster_serving import ClusterServing
+from freshet.cluster import REDIS_ERRORS
+from freshet.cluster_serving import AWAY, ClusterServing
 from storage.health import Beat
 
 log = logging.getLogger(__name__)
-PULSE_S: Final = 0.025
+PULSE_S: Final = 0.01
 FOLLOW_MS: Final = 250
 BEAT_MS: Final = 1000
 AWAY_TOLD_MS: Final = 60_000
 AWAY_S: Final = 1.0
+NAME_MAX: Final = 64
 
 
 class Pulse(threading.Thread):
@@ -30,16 +32,17 @@ class Pulse(threading.Thread):
         self._serving = serving
         self._process = process_name(name)
         self._stopping = threading.Event()
-        self._followed_ms = self._beat_ms = self._away_ms = 0
+        self._followed_ms = self._beat_ms = 0
+        self._told_ms: dict[str, int] = {}
         self.error: BaseException | None = None
         self.moved_ms = now_ms()
+        """When the last round ended. One that waits for a store ends too: to start this process anew would not bring it back."""
 
     def run(self) -> None:
         """Round after round."""
         try:
             while not self._stopping.is_set():
-                pause = self._round_or_away()
-                self._stopping.wait(pause)
+                self._stopping.wait(self._round())
         except Exception as error:  # the outer loop of this thread: it is told, and /healthz says so
             log.exception("pulse_stopped")
             self.error = error
@@ -51,28 +54,43 @@ class Pulse(threading.Thread):
             self.join()
         self._serving.leave(self._beat(now_ms()))
 
-    def _round_or_away(self) -> float:
-        try:
-            return self._round()
-        except self._serving.away as error:
-            now = now_ms()
-            if now - self._away_ms >= AWAY_TOLD_MS:
-                self._away_ms = now
-                log.error("store_away error=%s doing=trying again each second", type(error).__name__)
-            return AWAY_S
-
     def _round(self) -> float:
-        now = now_ms()
-        self._serving.step(now_ms=now)
-        more = False
-        if now - self._followed_ms >= FOLLOW_MS:
-            more = self._serving.follow(now_ms=now)
-            self._followed_ms = 0 if more else now
+        """Each part for itself: while the vectors' store is away the view is kept fresh, and the flip is seen that leaves a dropped one."""
+        now, more, away = now_ms(), False, False
+        for part in (self._say, self._follow, self._step):
+            try:
+                more |= part(now)
+            except AWAY as error:
+                away = True
+                self._tell(error, now)
+                if isinstance(error, REDIS_ERRORS):
+                    break  # all parts need it
+        self.moved_ms = now_ms()
+        return AWAY_S if away else 0.0 if more else PULSE_S
+
+    def _say(self, now: int) -> bool:
         if now - self._beat_ms >= BEAT_MS:
-            self._beat_ms = now
             self._serving.health.beat(self._beat(now))
-        self.moved_ms = now
-        return 0.0 if more else PULSE_S
+            self._beat_ms = now
+        return False
+
+    def _follow(self, now: int) -> bool:
+        if now - self._followed_ms < FOLLOW_MS:
+            return False
+        more = self._serving.follow(now_ms=now)
+        self._followed_ms = 0 if more else now
+        return more
+
+    def _step(self, now: int) -> bool:
+        self._serving.step(now_ms=now)
+        return False
+
+    def _tell(self, error: Exception, now: int) -> None:
+        """Once a minute of each kind. Only of the file system's errors the words: others may hold what an address was given with."""
+        kind = type(error).__name__
+        if now - self._told_ms.get(kind, 0) >= AWAY_TOLD_MS:
+            self._told_ms[kind] = now
+            log.error("store_away error=%s doing=trying again each second", f"{kind}: {error}" if isinstance(error, OSError) else kind)
 
     def _beat(self, now: int) -> Beat:
         serving, following = self._serving.serving, self._serving.following
@@ -83,9 +101,10 @@ class Pulse(threading.Thread):
 
 
 def process_name(kind: str) -> str:
-    """Unlike that of another machine: process ids are only told apart within one.
+    """Unlike that of another machine: process ids are only told apart within one. Long names of machines differ at their ends.
 
     >>> process_name("api").startswith("api-")
     True
     """
-    return f"{kind}-{re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname())}"[:64]
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+    return f"{kind}-{host[-(NAME_MAX - 1 - len(kind)) :]}"

@@ -3,6 +3,8 @@
 uvicorn.run(create_app(services), host=host, port=port)
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -15,6 +17,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from serving.answers import Answer, Asked, SimilarAnswer
 from serving.bodies import ARROW, BODY_BYTES_MAX, RAW, Body, cut
 from serving.problems import Problem, ProblemBody, install, reply
+from serving.progress import Progress
 from serving.services import Services
 from storage.log import Position
 from stream.events import ID_BYTES_MAX, Entity, Event
@@ -109,14 +112,19 @@ def _add_looking_up(app: FastAPI, services: Services) -> None:
 
     loaded = [Depends(ready)]
 
-    @app.get("/v1/users/{user_id:id}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
-    def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0) -> Response:
-        """What this user may want next, from everything applied so far. A user nobody knows gets what is popular."""
-        _check_bytes("user_id", user_id)
+    def recommend(user_id: str, k: int, min_number: int | None) -> Response:
         begin = time.perf_counter()
-        answer = services.lookup.recommend(user_id, k=k, now_ms=services.clock_ms(), asked=Asked(min_number, wait_ms))
+        answer = services.lookup.recommend(user_id, k=k, now_ms=services.clock_ms(), asked=Asked(min_number))
         services.metrics.lookup_seconds.observe(time.perf_counter() - begin)
         return reply(200, answer)
+
+    @app.get("/v1/users/{user_id:id}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
+    async def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0) -> Response:
+        """What this user may want next, from everything applied so far. A user nobody knows gets what is popular."""
+        _check_bytes("user_id", user_id)
+        if min_number is not None and wait_ms:
+            await _applied(services.lookup.progress, min_number, wait_ms / 1000)
+        return await run_in_threadpool(recommend, user_id, k, min_number)
 
     @app.get("/v1/items/{item_id:id}/similar", responses=_said(200, SimilarAnswer, 404, 422, 503), dependencies=loaded)
     def similar(item_id: Id, k: K = 10) -> Response:
@@ -168,6 +176,15 @@ def _add_operating(app: FastAPI, services: Services) -> None:
 def _appended(topic: str, body: Body, positions: Sequence[Position]) -> Response:
     last = positions[-1]
     return reply(202, Appended(len(body.messages), body.malformed, Token(topic, last.partition, last.offset, last.number)))
+
+
+async def _applied(progress: Progress, number: int, timeout_s: float) -> None:
+    """Wait for an append without a thread: those that wait must not keep others from being answered."""
+    loop, applied = asyncio.get_running_loop(), asyncio.Event()
+    take_back = progress.call_when(number, lambda: loop.call_soon_threadsafe(applied.set))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(applied.wait(), timeout_s)
+    take_back()
 
 
 def _content_type(request: Request) -> str:

@@ -33,6 +33,14 @@ class InMemory(Protocol):
         """Ids (N,) and rows (N, D), one consistent snapshot."""
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """Vectors that lie elsewhere, where they can be multiplied."""
+
+    def scores(self, query: F32s, ids: U64s) -> F32s:
+        """The inner product of one query (D,) with each item (N,), -inf where it has no vector."""
+
+
 @dataclass(frozen=True)
 class LiveModel:
     """One model version, ready. `blend` weighs the sources for it; `vectors` are those of its `generation`."""
@@ -52,6 +60,11 @@ class LiveModel:
     def in_memory(self) -> InMemory | None:
         """The vectors, if they lie here as one matrix; what a protocol has is asked once, not at each look-up."""
         return self.vectors if isinstance(self.vectors, InMemory) else None
+
+    @cached_property
+    def scoring(self) -> Scoring | None:
+        """The vectors, if they are multiplied where they lie."""
+        return self.vectors if isinstance(self.vectors, Scoring) else None
 
     @property
     def index_version(self) -> str:

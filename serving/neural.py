@@ -50,14 +50,17 @@ class Space:
     def logits(self, query: F32s, rows: I64s) -> F64s:
         """temperature * cosine of each candidate row: (C,); -inf where an item has no vector yet.
 
-        One product with the whole matrix where it lies in memory and is not much larger than the candidates, else row by row.
+        One product with the whole matrix where it lies in memory and is not much larger than the candidates; where vectors lie
+        elsewhere they are multiplied there; else row by row.
         """
-        vectors, in_memory = self._live.vectors, self._live.in_memory
+        vectors, in_memory, scoring = self._live.vectors, self._live.in_memory, self._live.scoring
         if in_memory is not None and len(vectors) <= 4 * len(rows):
             ids, matrix = in_memory.matrix()
             products: F32s = matrix @ query
             logits: F64s = placed(products, self._index.rows(ids), len(self._catalogue), rows, self._live.model.temperature)
             return logits
+        if scoring is not None:
+            return scoring.scores(query, self._catalogue.ids[rows]).astype(np.float64) * self._live.model.temperature
         found_rows, found = vectors.get(self._catalogue.ids[rows])
         return np.where(found, (found_rows @ query).astype(np.float64) * self._live.model.temperature, -np.inf)
 

@@ -4,8 +4,9 @@ progress.advance(number=41, ts_ms=applied.ts_ms, now_ms=now_ms)      # after the
 progress.wait(41, timeout_s=0.5)                                    # True once it is applied
 """
 
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -22,6 +23,8 @@ class Progress:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._calls: dict[int, tuple[int, Callable[[], object]]] = {}
+        self._serial = itertools.count()
         self._as_of = AsOf()
         self.moved_ms = 0
 
@@ -35,7 +38,7 @@ class Progress:
         with self._changed:
             self._as_of = AsOf(max(number, self._as_of.number), max(ts_ms, self._as_of.ts_ms))
             self.moved_ms = now_ms
-            self._changed.notify_all()
+            self._tell()
 
     def reached(self, number: int) -> bool:
         """Whether append `number` is applied."""
@@ -47,6 +50,32 @@ class Progress:
             return True
         with self._changed:
             return self._changed.wait_for(lambda: self.reached(number), timeout=max(timeout_s, 0.0))
+
+    def call_when(self, number: int, call: Callable[[], object]) -> Callable[[], None]:
+        """Call once append `number` is applied, in the thread that applies it; at once if it is. What is returned takes that back.
+
+        For who must not hold a thread while it waits. `call` may not block.
+        """
+        with self._changed:
+            if self.reached(number):
+                call()
+                return lambda: None
+            key = next(self._serial)
+            self._calls[key] = (number, call)
+
+        def take_back() -> None:
+            with self._changed:
+                self._calls.pop(key, None)
+
+        return take_back
+
+    def _tell(self) -> None:
+        """Under the lock: wake who waits."""
+        self._changed.notify_all()
+        for key, (number, call) in list(self._calls.items()):
+            if self.reached(number):
+                del self._calls[key]
+                call()
 
 
 class PartitionProgress(Progress):
@@ -75,4 +104,4 @@ class PartitionProgress(Progress):
                 if mark != self._marks[partition]:
                     self._marks[partition], self.moved_ms = mark, now_ms
             self._as_of = AsOf(sum(self._marks) - 1, max(ts_ms, self._as_of.ts_ms))
-            self._changed.notify_all()
+            self._tell()

@@ -1,10 +1,12 @@
 """The routes: what goes in, what comes out, and that nothing sent in makes them fail."""
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from fastapi.testclient import TestClient
@@ -241,3 +243,32 @@ def test_no_body_makes_it_fail(client: TestClient, route: str, body: bytes, cont
     answer = client.post(route, content=body, headers={"content-type": content_type.encode()})
     assert answer.status_code in {202, 400, 415}
     assert answer.status_code == 202 or is_problem(answer.json())
+
+
+def test_those_who_wait_keep_nobody_from_being_answered_and_are_answered_when_it_is_applied(site: Site, client: TestClient) -> None:
+    token = client.post("/v1/events", json=event(site)).json()["token"]
+    path = f"/v1/users/u1/recommendations?min_number={token['number']}&wait_ms=5000"
+
+    async def ask() -> tuple[list[bool], bool]:
+        transport = httpx.ASGITransport(create_app(site.services()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as asked:
+            waiting = [asyncio.create_task(asked.get(path)) for _ in range(100)]
+            others = [await asked.get("/v1/users/u2/recommendations")]
+            while len(site.lookup.progress._calls) < len(waiting):
+                others.append(await asked.get("/v1/users/u2/recommendations"))
+            none_was_answered = not any(task.done() for task in waiting)
+            site.run()
+            return [reply.json()["fresh"] for reply in await asyncio.gather(*waiting)], none_was_answered and all(
+                reply.status_code == 200 for reply in others
+            )
+
+    fresh, answered_beside = asyncio.run(ask())
+    assert answered_beside
+    assert fresh == [True] * 100
+    assert not site.lookup.progress._calls
+
+
+def test_a_wait_that_runs_out_is_forgotten(site: Site, client: TestClient) -> None:
+    answer = client.get("/v1/users/u1/recommendations?min_number=1000000&wait_ms=1").json()
+    assert not answer["fresh"]
+    assert not site.lookup.progress._calls

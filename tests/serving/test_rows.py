@@ -1,5 +1,7 @@
 """The compiled index says what the catalogue says."""
 
+import threading
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,3 +31,28 @@ def test_it_grows() -> None:
         for node in ids[start : start + 3_000].tolist():
             catalogue.add(node, "x")
         assert np.array_equal(index.rows(ids), catalogue.rows(ids))
+
+
+def test_what_is_known_is_found_by_all_while_it_grows() -> None:
+    catalogue = Catalogue()
+    index = RowIndex(catalogue)
+    ids = np.random.default_rng(1).integers(1, 2**64, size=30_000, dtype=np.uint64)
+    for node in ids[:1000].tolist():
+        catalogue.add(node, "x")
+    wrong, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            if not np.array_equal(index.rows(ids[:1000]), np.arange(1000)):
+                wrong.append(True)
+
+    readers = [threading.Thread(target=look) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for node in ids[1000:].tolist():
+        catalogue.add(node, "x")
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert np.array_equal(index.rows(ids), catalogue.rows(ids))
