@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from fastapi import FastAPI, Request, Response
+from kafka.errors import KafkaError
 
 from freshet.clock import now_ms
-from freshet.cluster_serving import ClusterServing, cluster_serving
-from freshet.listening import bound, lifespan, run_on
+from freshet.cluster import REDIS_ERRORS
+from freshet.cluster_serving import QDRANT_ERRORS, ClusterServing, cluster_serving
+from freshet.listening import STOP_S, bound, lifespan, run_on
 from freshet.pulse import Pulse, process_name
 from freshet.settings import Settings
 from serving.api import create_app
 from serving.metrics import Metrics
+from serving.problems import ProblemBody, reply
 from serving.services import Engine as EngineHealth
 from serving.services import Services as ApiServices
 from storage.log import JSON, PACK, Entry, Position
 from stream.entities import ENTITIES
 from stream.events import Entity
 from stream.ingest import EVENTS, Tally
+from stream.kafka import KafkaUnreachable
 from stream.replay import digests
 from stream.routing import partition_of
 from stream.wire import decode_event
@@ -35,7 +40,8 @@ def run_api(settings: Settings) -> None:
         pulse = Pulse(site, name="api")
         app = create_app(api_services(site, pulse, metrics))
         app.router.lifespan_context = lifespan(pulse.start, pulse.stop)
-        run_on(listener, app)
+        install_away(app)
+        run_on(listener, app, stop_s=STOP_S)
 
 
 def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiServices:
@@ -56,7 +62,7 @@ def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiSer
         current = site.serving.current
         if current is not None:
             metrics.model(current.live.version, generation=current.live.generation, collection=current.live.collection)
-        return EngineHealth(alive=alive, lag_records=0, stuck_ms=0, dirty_items=site.serving.refresher.pending())
+        return EngineHealth(alive=alive, lag_records=0, stuck_ms=0, dirty_items=site.dirty)
 
     def digest() -> Mapping[str, object]:
         """As of some moment between the first and the last read: equal to a replay's only while nothing is applied."""
@@ -66,6 +72,17 @@ def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiSer
         lookup=site.serving.lookup, append_events=append_events, append_entities=append_entities, engine=health,
         status=lambda: status(site), digest=digest, ready=pulse.is_alive, metrics=metrics, clock_ms=now_ms,
     )  # fmt: skip
+
+
+def install_away(app: FastAPI) -> None:
+    """A service that does not answer is no error of ours: one short answer, and no traceback a request."""
+    for kind in (*REDIS_ERRORS, *QDRANT_ERRORS, KafkaError, KafkaUnreachable):
+        app.add_exception_handler(kind, _away)
+
+
+def _away(request: Request, error: Exception) -> Response:
+    what = f"a service behind this one does not answer ({type(error).__name__})"
+    return reply(503, ProblemBody(what, None, "", "ask again shortly; freshet doctor says which"))
 
 
 def status(site: ClusterServing) -> Mapping[str, object]:

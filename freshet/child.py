@@ -1,5 +1,7 @@
 """A training's child process: started at low priority with a job file, looked after, and its files taken when it has ended.
 
+Its environment is ours, and what is given besides; it runs where we run, so that relative paths mean the same in it.
+
 child = Child(job); ...child.ended...; report = child.report(); files = child.files(); child.clean()
 """
 
@@ -9,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -18,6 +21,7 @@ from freshet.learn import Job, Report
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from storage.models import Damaged
 
+ROOT: Final = Path(__file__).resolve().parents[1]
 ERROR_BYTES_MAX: Final = 2000
 _RAISED: Final = re.compile(r"[A-Za-z_.]+(Error|Exception|Interrupt|Full|Damaged)\b")
 UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damaged)
@@ -27,14 +31,18 @@ UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damag
 class Child:
     """One running training. Its folder, `job.out`, is made here and goes with `clean`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, environment: Mapping[str, str] | None = None) -> None:
         self.job, self._out = job, Path(job.out)
         self._out.mkdir(parents=True)
         (self._out / "job.json").write_bytes(msgspec.json.encode(job))
         self._errors = (self._out / "errors.txt").open("w+b")
-        quiet = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+        path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+        quiet = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+        paths = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # the second: nothing is imported from the folder we run in
         command = [sys.executable, "-m", "freshet.learn", str(self._out / "job.json")]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors, env=quiet, cwd=Path(__file__).parents[1])
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=self._errors, env={**os.environ, **quiet, **paths, **(environment or {})}
+        )
 
     @property
     def pid(self) -> int:
@@ -52,10 +60,10 @@ class Child:
             self._process.wait(timeout_s)
 
     def report(self) -> Report:
-        """What it found. Raises ChildProcessError with its last words when it did not get so far."""
-        path, words = self._out / REPORT_FILE, _tail(self._errors)
+        """What it found; may be asked again. Raises ChildProcessError with its last words when it did not get so far."""
+        path = self._out / REPORT_FILE
         if self._process.returncode != 0 or not path.exists():
-            raise ChildProcessError(f"the training process ended with {self._process.returncode}: {words}")
+            raise ChildProcessError(f"the training process ended with {self._process.returncode}: {_tail(self._errors)}")
         return msgspec.json.decode(path.read_bytes(), type=Report)
 
     def files(self) -> dict[str, bytes]:
@@ -69,7 +77,8 @@ class Child:
         self._errors.close()
 
     def clean(self) -> None:
-        """Remove its folder."""
+        """Remove its folder, once it has ended."""
+        self._errors.close()
         shutil.rmtree(self._out, ignore_errors=True)
 
 
@@ -77,6 +86,5 @@ def _tail(errors: IO[bytes]) -> str:
     errors.seek(0, os.SEEK_END)
     errors.seek(max(0, errors.tell() - ERROR_BYTES_MAX))
     text = errors.read().decode("utf-8", "replace").strip().splitlines()
-    errors.close()
     raised = [line for line in text if _RAISED.match(line)]  # an abort on the way out may say more, and less, after it
     return (raised or text or ["it said nothing"])[-1]

@@ -20,7 +20,7 @@ from storage.archive import Archive
 from storage.places import Place, place_of
 from storage.state import check_shape
 from storage.state_redis import RedisState
-from stream.kafka import Kafka, KafkaUnreachable, unreachable, what_is_wrong
+from stream.kafka import Kafka, unreachable
 from stream.log_kafka import KafkaLog
 from stream.shape import Shape
 
@@ -105,7 +105,7 @@ def services(settings: Settings, *, looking: bool = False, anew: bool = False) -
             state.shape(shape.record())
         elif looking and (stored := stored_shape(client, settings.redis_prefix)):
             check_shape(stored, shape.record())
-        with _kafka_log(kafka) as log:
+        with KafkaLog(kafka) as log:
             yield Services(kafka, log, state, shape, client=client, prefix=settings.redis_prefix, group=settings.kafka_group)
     except REDIS_ERRORS as error:
         raise _redis_told(settings, error) from error
@@ -130,13 +130,6 @@ def admin(kafka: Kafka) -> Iterator[Any]:
             client.close()
     except KafkaError as error:
         raise unreachable(kafka, error) from error
-
-
-def _kafka_log(kafka: Kafka) -> KafkaLog:
-    try:
-        return KafkaLog(kafka)
-    except KafkaUnreachable as error:
-        raise KafkaUnreachable(f"{error} As seen from here: {what_is_wrong(kafka)}") from error
 
 
 def _redis_told(settings: Settings, error: Exception) -> ServiceUnreachable:

@@ -3,20 +3,23 @@
 Vectors are on a Qdrant server, which refreshers write; without one the single api process refreshes and keeps them in its
 own data folder.
 
-    with cluster_serving(settings, refreshes=True) as site: site.step(now_ms=now_ms)
+    with cluster_serving(settings, process="refresher-1", refreshes=True) as site: site.step(now_ms=now_ms)
 """
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 import grpc  # type: ignore[import-untyped]  # it has none
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from freshet.cluster import REDIS_ERRORS, Services, ServiceUnreachable, services, store_of
+from freshet.engine import locked_folder
 from freshet.follower import Follower
 from freshet.following import Following
 from freshet.service import Serving, Stores
@@ -30,14 +33,20 @@ from storage.vectors import Collections
 from storage.vectors_edge import VectorFolder
 from storage.vectors_local import VectorServer
 
+log = logging.getLogger(__name__)
 REFRESHER: Final = "refresher"
 ALIVE_MS: Final = 15_000
-QDRANT_ERRORS: Final = (ResponseHandlingException, UnexpectedResponse, grpc.RpcError, ConnectionError)
+IDLE_TOLD_MS: Final = 60_000
+QDRANT_S: Final = 5
+"""A call that takes longer counts as not answered: without a bound a server that hangs would hold a process for ever."""
+QDRANT_ERRORS: Final = (ResponseHandlingException, UnexpectedResponse, QdrantException, grpc.RpcError, ConnectionError)
+AWAY: Final = (*REDIS_ERRORS, *QDRANT_ERRORS, OSError)
+"""What is raised when a store does not answer for a while, or has no room."""
 
 
 @dataclass
 class ClusterServing:
-    """One process's. `leases` is None where it does not refresh."""
+    """One process's. `leases` is None where it does not refresh; `dirty` is how many items waited for their vector when last counted."""
 
     services: Services
     follower: Follower
@@ -45,16 +54,24 @@ class ClusterServing:
     following: Following
     health: Beats
     leases: Leases | None
-    _leased_ms: int = 0
+    dirty: int = 0
+    _leased_ms: int | None = None
+    _counted_ms: int = 0
+    _idle_ms: int = 0
+    _unclaimed: bool = False
 
-    away: tuple[type[Exception], ...] = (*REDIS_ERRORS, *QDRANT_ERRORS)
-    """What is raised when a store does not answer for a while."""
+    def __post_init__(self) -> None:
+        if self.leases is not None:
+            self.serving.refresher.partitions = []  # none is this process's before its first lease
 
     def step(self, *, now_ms: int) -> None:
         """Take what changed; refresh what is this process's to refresh."""
-        if self.leases is not None and now_ms - self._leased_ms >= LEASE_MS // 3:
-            self._leased_ms = now_ms
-            self._lease(self.leases, now_ms)
+        if self.leases is not None:
+            if self._leased_ms is None or now_ms - self._leased_ms >= LEASE_MS // 3:
+                self._lease(self.leases, now_ms)
+                self._leased_ms = now_ms  # last: what did not answer is asked again with the next step
+            if now_ms - self._counted_ms >= LEASE_MS:
+                self._counted_ms, self.dirty = now_ms, self.serving.refresher.pending()
         self.serving.step(now_ms=now_ms)
 
     def follow(self, *, now_ms: int) -> bool:
@@ -62,24 +79,36 @@ class ClusterServing:
         return self.following.step(now_ms=now_ms)
 
     def leave(self, beat: Beat) -> None:
-        """A clean end: others take over at once."""
-        if self.leases is not None:
-            self.leases.release()
-        self.health.forget(beat)
+        """A clean end: others take over at once. With Redis away they do when this process's leases run out."""
+        with suppress(*REDIS_ERRORS):
+            if self.leases is not None:
+                self.leases.release()
+            self.health.forget(beat)
 
     def _lease(self, leases: Leases, now_ms: int) -> None:
-        """A fair share of the node partitions; what is new is refreshed under an epoch above all that were."""
+        """A fair share of the node partitions; what is new is refreshed under an epoch above all that were.
+
+        Its items are looked through: who held them may have gone before it flipped to what is live now.
+        """
         partitions = self.follower.shape.partitions
         others = [beat for beat in self.health.alive(now_ms, within_ms=ALIVE_MS) if beat.process.startswith(REFRESHER)]
         fresh = leases.hold(range(partitions), share=-(-partitions // max(1, len(others))))
-        self.serving.refresher.partitions = sorted(leases.held)
-        if fresh:
-            self.serving.refresher.claim(self.follower.state.claim(REFRESHER, 0, REFRESHER).epoch)
+        refresher, current = self.serving.refresher, self.serving.current
+        self._unclaimed |= bool(fresh)
+        if self._unclaimed:
+            refresher.claim(self.follower.state.claim(REFRESHER, 0, REFRESHER).epoch)
+        refresher.partitions = sorted(leases.held)
+        if self._unclaimed and current is not None:
+            refresher.mark_all(current.live.generation)
+        self._unclaimed = False  # reached only when Redis has answered throughout
+        if not others and not leases.held and now_ms - self._idle_ms >= IDLE_TOLD_MS:
+            self._idle_ms = now_ms
+            log.warning("not_refreshing because=another process does doing=waiting; without a Qdrant server only one api process refreshes")
 
 
 @contextmanager
 def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Iterator[ClusterServing]:
-    """Open everything. Raises `ServiceUnreachable`, `ShapeChanged`, `VectorsLocked` (a second process on the same data folder)."""
+    """Open everything. Raises `ServiceUnreachable`, `ShapeChanged`, `FolderBusy` (a second process on the same data folder)."""
     with services(settings) as site, ExitStack() as held:
         vectors = _vectors(settings, held)
         refreshing = refreshes or not settings.qdrant
@@ -92,7 +121,10 @@ def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Ite
         def in_use(collection: str) -> bool:
             return any(beat.collection == collection for beat in health.read())
 
-        serving = Serving(follower, Stores(registry, vectors, refreshing, in_use))
+        try:
+            serving = Serving(follower, Stores(registry, vectors, refreshing, in_use))
+        except QDRANT_ERRORS as error:
+            raise _qdrant_told(settings, error) from error
         held.callback(serving.close)
         following = Following(serving, registry, builds=lambda: leases is not None and 0 in leases.held)
         yield ClusterServing(site, follower, serving, following, health, leases)
@@ -100,15 +132,18 @@ def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Ite
 
 def _vectors(settings: Settings, held: ExitStack) -> Collections:
     if not settings.qdrant:
+        held.enter_context(locked_folder(settings.data))
         folder = VectorFolder(settings.data / "vectors")
         held.callback(folder.close)
         return folder
-    client = QdrantClient(settings.qdrant, api_key=settings.qdrant_key.get_secret_value() or None, prefer_grpc=True)
+    client = QdrantClient(settings.qdrant, api_key=settings.qdrant_key.get_secret_value() or None, prefer_grpc=True, timeout=QDRANT_S)
     held.callback(client.close)
     try:
         client.get_collections()
     except QDRANT_ERRORS as error:
-        raise ServiceUnreachable(
-            f"Qdrant at {settings.qdrant} does not answer ({type(error).__name__}): is it up, is the key right?"
-        ) from error
+        raise _qdrant_told(settings, error) from error
     return VectorServer(client)
+
+
+def _qdrant_told(settings: Settings, error: Exception) -> ServiceUnreachable:
+    return ServiceUnreachable(f"Qdrant at {settings.qdrant} does not answer ({type(error).__name__}): is it up, is the key right?")

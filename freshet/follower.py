@@ -1,7 +1,8 @@
 """What an engine is to the embedded server, for a process that applies nothing itself: a view of the shared state, kept fresh.
 
 Workers note what each commit changes; a follower reads the notes and the rows they name. Histories and neighbour lists
-are not copied: look-ups read them from the state.
+are not copied: look-ups read them from the state. A round that is not finished, because Redis went away in its middle, is
+made good by loading everything again: it may also have come back without its last second.
 
     follower = Follower(settings, shape, state, ChangeFeed(client, partitions=12)); follower.pump(now_ms=now_ms)
 """
@@ -31,14 +32,18 @@ _TALLY = np.array([1], dtype=np.uint64)
 
 
 class Follower:
-    """For one thread; look-ups on any. A follower that falls too far behind, or whose state was set back, loads everything again."""
+    """For one thread; look-ups on any. Who falls too far behind, or finds a watermark set back, loads everything again."""
 
     def __init__(self, settings: Settings, shape: Shape, state: State, feed: ChangeFeed) -> None:
         self.settings, self.shape, self.state = settings, shape, state
         self.progress = PartitionProgress(shape.partitions)
         self._names, self._feed = Names(state), feed
         self.tallies: dict[int, Tally] = {}
-        self.view = self._loaded(0)
+        """By partition; replaced as a whole, so that other threads may walk through it."""
+        self.view = View(state, shape, self._names, self.progress)
+        self._marks: dict[int, int] = {}
+        self._whole = False
+        self._fill(now_ms=0)
 
     @property
     def accepted(self) -> int:
@@ -47,36 +52,47 @@ class Follower:
 
     def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """Take what the workers changed since the last time. `records_max` means nothing here: it is theirs to bound."""
+        if not self._whole:
+            return self._again("the last round was not finished", now_ms)
+        self._whole = False
         try:
             changes = self._feed.read()
         except Behind as behind:
-            log.warning("view_loaded_again because=%s", behind)
-            self._fill(self.view, now_ms)
-            return Pumped()
-        self.tallies.update({p: msgspec.json.decode(blob, type=Tally) for p, blob in changes.tallies.items() if blob})
+            return self._again(str(behind), now_ms)
+        if set_back := sorted(p for p, mark in changes.marks.items() if mark < self._marks.get(p, 0)):
+            return self._again(f"the watermark of partition {set_back[0]} was set back", now_ms)
+        self.tallies = self.tallies | {p: msgspec.json.decode(blob, type=Tally) for p, blob in changes.tallies.items() if blob}
         born = self._learn_items(np.union1d(changes.nodes, changes.counted))
         contents = self._contents(changes.nodes)
         if len(changes.counted):
             self.view.popularity.reload(changes.counted, now_ms)
         self._advance(changes.marks, now_ms)
+        self._whole = True
         return Pumped(events=len(changes.counted), entities=len(contents), items=tuple({*born, *contents}))
 
-    def _loaded(self, now_ms: int) -> View:
-        view = View(self.state, self.shape, self._names, self.progress)
-        self._fill(view, now_ms)
-        return view
+    def _again(self, because: str, now_ms: int) -> Pumped:
+        log.warning("view_loaded_again because=%s", because)
+        self._fill(now_ms=now_ms)
+        return Pumped()
 
-    def _fill(self, view: View, now_ms: int) -> None:
+    def _fill(self, *, now_ms: int) -> None:
         """Everything there is, after marking where the notes go on: what comes meanwhile is read twice, which does no harm."""
+        self._whole = False
         self._feed.skip()
         marks = self.state.watermarks(EVENTS)
         asked = [(TALLIES, partition, _TALLY) for partition in range(self.shape.partitions)]
         found = [blobs[0] for blobs in self.state.read_many(asked)]
         self.tallies = {p: msgspec.json.decode(blob, type=Tally) for p, blob in enumerate(found) if blob}
-        view.load()
+        ids = self.view.catalogue.ids
+        counted = ids[self.view.popularity.snapshot(len(ids)).events > 0]
+        self.view.load()
+        if len(counted):  # one that has no count any more is not among what was loaded
+            self.view.popularity.reload(counted, now_ms)
         self._advance(marks, now_ms)
+        self._whole = True
 
     def _advance(self, marks: dict[int, int], now_ms: int) -> None:
+        self._marks = self._marks | marks
         newest = max((tally.newest_ms for tally in self.tallies.values()), default=0)
         self.progress.move(marks, ts_ms=newest, now_ms=now_ms)
 

@@ -8,15 +8,18 @@ the one record, and everybody answers from what they have loaded. Nobody waits: 
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from encoders.model import CheckpointError
+import msgspec
+
 from freshet.service import Loaded, Serving
-from storage.models import Damaged, Models, UnknownVersion
+from storage.models import Damaged, Models
+from storage.vectors import VectorsDamaged, VectorsLocked
 
 log = logging.getLogger(__name__)
-_UNUSABLE = (Damaged, UnknownVersion, CheckpointError, OSError)
-"""What a version raises that cannot be loaded now: told, and tried again at the next step."""
+TOLD_MS: Final = 60_000
+_UNUSABLE: Final = (Damaged, VectorsDamaged, VectorsLocked, OSError, ValueError, LookupError, msgspec.MsgspecError)
+"""What a version raises that cannot be loaded now, pruned ones and files of another width included: told, and tried at the next step."""
 
 
 class Proposals(Models, Protocol):
@@ -33,6 +36,7 @@ class Following:
         self._serving, self._registry, self._builds = serving, registry, builds
         self._candidate: Loaded | None = None
         self._row = 0
+        self._told_ms: int | None = None
         self.built: str | None = None
         """The proposed version whose collection is whole."""
 
@@ -43,12 +47,11 @@ class Following:
 
     def step(self, *, now_ms: int) -> bool:
         """Flip to what is live, load what is proposed, embed its next items; whether there is more to embed."""
-        try:
-            self._flip()
-            self._load()
-        except _UNUSABLE as error:
-            log.warning("version_unusable because=%s", error)
-            return False
+        for part in (self._flip, self._load):  # one that is unusable is no reason not to take the other
+            try:
+                part()
+            except _UNUSABLE as error:
+                self._tell(error, now_ms)
         return self._build(now_ms)
 
     def _flip(self) -> None:
@@ -61,10 +64,12 @@ class Following:
 
     def _load(self) -> None:
         name, current = self._registry.candidate(), self._serving.current
-        if name is None or (current is not None and current.live.version == name):
+        wanted = name if current is None or current.live.version != name else None
+        if self._candidate is not None and self.candidate != wanted:
             self._candidate, self.built = None, None
-        elif name != self.candidate:
-            self._candidate, self._row, self.built = self._serving.load(name), 0, None
+            self._serving.drop_unused()
+        if wanted is not None and self._candidate is None:
+            self._candidate, self._row, self.built = self._serving.load(wanted), 0, None
 
     def _build(self, now_ms: int) -> bool:
         """A head shares its generation's collection: nothing is to be filled."""
@@ -77,3 +82,9 @@ class Following:
                 return True
         self.built = self.candidate
         return False
+
+    def _tell(self, error: Exception, now_ms: int) -> None:
+        """Once a minute: the steps are many."""
+        if self._told_ms is None or now_ms - self._told_ms >= TOLD_MS:
+            self._told_ms = now_ms
+            log.warning("version_unusable because=%s doing=answering from what is loaded, trying again", error)

@@ -3,16 +3,25 @@
 with bound(host, port) as listener: run_on(listener, app)      # returns on SIGTERM or SIGINT
 """
 
+import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.concurrency import run_in_threadpool
 
 from serving.problems import Problem, install, reply
+
+log = logging.getLogger(__name__)
+STOP_S: Final = 9.0
+"""For a process that must end within 10 s whoever of its services does not answer."""
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -27,9 +36,9 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run_on(listener: socket.socket, app: FastAPI) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    _Quiet(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
+def run_on(listener: socket.socket, app: FastAPI, *, stop_s: float | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `stop_s` after it the process is ended hard, whatever it waits for."""
+    _Quiet(uvicorn.Config(app, log_level="warning", access_log=False), stop_s).run([listener])
 
 
 def lifespan(start: Callable[[], None], stop: Callable[[], None]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -68,6 +77,18 @@ def page(healthy: Callable[[], str], metrics: Callable[[], bytes]) -> FastAPI:
 class _Quiet(uvicorn.Server):
     """uvicorn raises the signal again once it has stopped, which would end the process before its stores are closed."""
 
+    def __init__(self, config: uvicorn.Config, stop_s: float | None) -> None:
+        super().__init__(config)
+        self._stop_s = stop_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins with the first signal, before anything is stopped; it ends with the process."""
+        if self._stop_s is not None and not self.should_exit:
+            end = threading.Timer(self._stop_s, _end_hard)
+            end.daemon = True
+            end.start()
+        super().handle_exit(sig, frame)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -76,3 +97,8 @@ class _Quiet(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _end_hard() -> None:
+    log.error("stopped_hard because=a service did not answer in time")
+    os._exit(1)

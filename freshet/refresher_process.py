@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from freshet.clock import now_ms
 from freshet.cluster import ServiceUnreachable
 from freshet.cluster_serving import REFRESHER, cluster_serving
-from freshet.listening import bound, lifespan, page, run_on
+from freshet.listening import STOP_S, bound, lifespan, page, run_on
 from freshet.pulse import Pulse, process_name
 from freshet.settings import Settings
 from stream.refresh import Refreshed
@@ -49,9 +49,9 @@ def run_refresher(settings: Settings) -> None:
             return "" if pulse.is_alive() and stuck_ms < STUCK_MS else f"nothing was refreshed or looked at for {stuck_ms} ms"
 
         def text() -> bytes:
-            metrics.dirty.set(site.serving.refresher.pending())
+            metrics.dirty.set(site.dirty)
             return generate_latest(metrics.registry)
 
         app = page(healthy, text)
         app.router.lifespan_context = lifespan(pulse.start, pulse.stop)
-        run_on(listener, app)
+        run_on(listener, app, stop_s=STOP_S)

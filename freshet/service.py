@@ -118,7 +118,8 @@ class Serving:
         if not self.stores.refreshing:
             return pumped
         if pumped.items and self._current is not None:
-            self.refresher.step_on(self.targets, np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64), now_ms=now_ms)
+            born = np.array(pumped.items[:BUILD_ITEMS], dtype=np.uint64)
+            self.told(self.refresher.step_on(self.targets, born, now_ms=now_ms))
         if now_ms - self._refreshed_ms >= REFRESH_INTERVAL_MS:
             self.refresh(now_ms=now_ms)
         return pumped
@@ -159,7 +160,7 @@ class Serving:
         if self.stores.refreshing and (self._current is None or self._current.live.generation != loaded.live.generation):
             self.refresher.mark_all(loaded.live.generation)
         self._previous, self._current = self._current, loaded
-        self._drop_unused()
+        self.drop_unused()
 
     def roll_back(self) -> str:
         """Go back to the version before; returns its name. Raises LookupError when there is none."""
@@ -194,12 +195,14 @@ class Serving:
             self._open[generation] = self.folder.open(generation, dim)
         return self._open[generation]
 
-    def _drop_unused(self) -> None:
+    def drop_unused(self) -> None:
+        """Let go of collections that no loaded version needs; who refreshes removes them, if no other process answers from them."""
         used = {loaded.live.generation for loaded in (self._current, self._previous, self.pinned) if loaded is not None}
         for generation in [g for g in self._open if g not in used and not self.stores.in_use(collection_of(g))]:
-            self._open.pop(generation).close()
+            self._open[generation].close()
             if self.stores.refreshing:
                 self.folder.drop(generation)
+            del self._open[generation]  # last: what could not be dropped is tried again with the next
 
     def _make_refresher(self) -> Refresher:
         """Claim the refresher's epoch: above the stored one, and above every revision in any collection kept."""

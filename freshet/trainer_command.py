@@ -6,13 +6,14 @@ run_trainer(settings)      # returns when it is told to stop
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS, services, store_of
-from freshet.listening import bound, lifespan, page, run_on
+from freshet.listening import STOP_S, bound, lifespan, page, run_on
 from freshet.pulse import process_name
 from freshet.settings import Settings
 from freshet.trainer_process import Options, Shared, Trainer
@@ -20,12 +21,16 @@ from freshet.training import Outcome
 from storage.health import Beat
 from storage.health_redis import RedisHealth
 from storage.leases_redis import Leases
+from storage.models import Damaged
 from storage.models_redis import RedisRegistry
 from trainers.cadence import Cadence
 
 log = logging.getLogger(__name__)
 STEP_S: Final = 0.2
 AWAY_S: Final = 1.0
+AWAY_TOLD_MS: Final = 60_000
+AWAY: Final = (*REDIS_ERRORS, OSError, Damaged)
+"""Redis or the store does not answer, or the live record is not what was written: a person mends it meanwhile."""
 STUCK_MS: Final = 60_000
 BEAT_MS: Final = 1000
 _TRAINING_S: Final = (10, 30, 60, 120, 300, 600, 1800)
@@ -48,14 +53,16 @@ class TrainerMetrics:
 
 
 class Loop(threading.Thread):
-    """Steps the trainer; a store that does not answer is told and tried again, another error ends it and is kept."""
+    """Steps the trainer; a store that does not answer is told once a minute and tried again, another error ends it."""
 
     def __init__(self, trainer: Trainer, health: RedisHealth, metrics: TrainerMetrics) -> None:
         super().__init__(name="trainer", daemon=True)
         self._trainer, self._health, self._metrics = trainer, health, metrics
         self._stopping = threading.Event()
         self._process, self._beat_ms = process_name("trainer"), 0
+        self._told_ms: dict[str, int] = {}
         self.moved_ms = now_ms()
+        """When the last round ended, also one that found a store away."""
 
     def run(self) -> None:
         """Until told to stop."""
@@ -71,23 +78,31 @@ class Loop(threading.Thread):
         if self.is_alive():
             self.join()
         self._trainer.close()
-        self._health.forget(self._beat(now_ms()))
+        with suppress(*REDIS_ERRORS):
+            self._health.forget(self._beat(now_ms()))
 
     def _round(self) -> float:
-        now = now_ms()
+        now, pause = now_ms(), STEP_S
         try:
             outcome = self._trainer.step(now_ms=now)
+            if outcome is not None:
+                self._metrics.take(outcome, self._trainer.began_ms)
             if now - self._beat_ms >= BEAT_MS:
-                self._beat_ms = now
                 self._health.beat(self._beat(now))
-        except REDIS_ERRORS as error:
-            log.error("redis_away error=%s doing=trying again", type(error).__name__)
-            return AWAY_S
-        self.moved_ms = now
+                self._beat_ms = now
+        except AWAY as error:
+            self._tell(error, now)
+            pause = AWAY_S
+        self.moved_ms = now_ms()
         self._metrics.leading.set(self._trainer.leading)
-        if outcome is not None:
-            self._metrics.take(outcome, self._trainer.began_ms)
-        return STEP_S
+        return pause
+
+    def _tell(self, error: Exception, now: int) -> None:
+        """Once a minute of each kind. Of Redis' errors no words: they may hold what its address was given with."""
+        kind = type(error).__name__
+        if now - self._told_ms.get(kind, 0) >= AWAY_TOLD_MS:
+            self._told_ms[kind] = now
+            log.error("store_away error=%s doing=trying again each second", kind if isinstance(error, REDIS_ERRORS) else f"{kind}: {error}")
 
     def _beat(self, now: int) -> Beat:
         return Beat(self._process, os.getpid(), now)
@@ -104,6 +119,7 @@ def run_trainer(settings: Settings) -> None:
         options = Options(
             folder=settings.data / "training", cadence=Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms),
             trunk_every=settings.trunk_every, seconds_max=settings.train_seconds_max, partitions=site.shape.partitions,
+            environment={"FRESHET_DATA": str(settings.data)},
         )  # fmt: skip
         metrics = TrainerMetrics()
         loop = Loop(Trainer(shared, options), health, metrics)
@@ -114,4 +130,4 @@ def run_trainer(settings: Settings) -> None:
 
         app = page(healthy, lambda: generate_latest(metrics.registry))
         app.router.lifespan_context = lifespan(loop.start, loop.stop)
-        run_on(listener, app)
+        run_on(listener, app, stop_s=STOP_S)

@@ -104,7 +104,8 @@ class ChangeFeed:
         for (stream, partition, _, key), (mark, number), entries in zip(self._feeds, answers[0::2], answers[1::2], strict=True):
             found = [(int(place.split(b"-")[0]), msgspec.msgpack.decode(fields[b"c"], type=_Note)) for place, fields in entries]
             last = self._read[key]
-            if int(number or 0) < last or [n for n, _ in found] != list(range(last + 1, last + 1 + len(found))):
+            missing = not found and int(number or 0) > last  # the list itself is gone
+            if missing or int(number or 0) < last or [n for n, _ in found] != list(range(last + 1, last + 1 + len(found))):
                 raise Behind(f"{key} stands at {int(number or 0)}, {last} were read, and not all between is there")
             self._read[key] = last + len(found)
             notes += [note for _, note in found]

@@ -8,8 +8,10 @@ Not fast in local mode, and meant for at most 10,000 points there.
 
 from typing import Any, Final, cast
 
+import grpc  # type: ignore[import-untyped]  # it has none
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from storage.arrays import Bools, F32s, U64s
 from storage.vectors import (
@@ -26,6 +28,7 @@ from storage.vectors import (
 )
 
 _QUERIES_MAX: Final = 64
+_SCORED_MAX: Final = 4096
 _INDEXES: Final = {"rev": models.PayloadSchemaType.INTEGER, "deleted": models.PayloadSchemaType.BOOL}
 
 
@@ -42,10 +45,10 @@ class LocalVectors:
         self._owned = client is None
         self._client = client or QdrantClient(":memory:")
         self._closed = False
-        if self._client.collection_exists(collection):
-            self._check_dim()
-        else:
+        if not self._client.collection_exists(collection):
             self._create()
+        self._check_dim()
+        self._index()
 
     def upsert(self, ids: U64s, vectors: F32s, *, revision: int) -> None:
         """See `Vectors.upsert`."""
@@ -95,6 +98,20 @@ class LocalVectors:
                 found.append(best(np.array([point.score for point in answer.points], dtype=np.float32), ids, k))
         return padded(found, k)
 
+    def scores(self, query: F32s, ids: U64s) -> F32s:
+        """The inner product of one query (D,) with each of these items (N,), -inf where there is none; the server multiplies."""
+        query = check_search(query[None, :], 1, self.dim)[0]
+        found: dict[int, float] = {}
+        wanted = np.unique(ids)
+        for part in parts(len(wanted), _SCORED_MAX):
+            among = models.Filter(must=[models.HasIdCondition(has_id=list(wanted[part].tolist()))], must_not=[_deleted()])
+            answer = self._client.query_points(
+                self.collection, query.tolist(), query_filter=among, limit=len(wanted[part]), with_payload=False,
+                search_params=models.SearchParams(exact=True) if _is_server(self._client) else None,
+            )  # fmt: skip
+            found.update((cast(int, point.id), point.score) for point in answer.points)
+        return np.array([found.get(node, -np.inf) for node in ids.tolist()], dtype=np.float32)
+
     def revision_max(self) -> int:
         """See `Vectors.revision_max`; one indexed read."""
         highest = models.OrderBy(key="rev", direction=models.Direction.DESC)
@@ -114,8 +131,16 @@ class LocalVectors:
         self._closed = True
 
     def _create(self) -> None:
+        """Of several processes that find none, one makes it."""
         params = models.VectorParams(size=self.dim, distance=models.Distance.DOT)
-        self._client.create_collection(self.collection, vectors_config=params)
+        try:
+            self._client.create_collection(self.collection, vectors_config=params)
+        except (UnexpectedResponse, grpc.RpcError):
+            if not self._client.collection_exists(self.collection):
+                raise
+
+    def _index(self) -> None:
+        """Each time it is opened: who made it may have died before. To ask for what is there changes nothing."""
         if _is_server(self._client):
             for field, schema in _INDEXES.items():
                 self._client.create_payload_index(self.collection, field, field_schema=schema, wait=True)
@@ -161,6 +186,6 @@ def _deleted() -> models.FieldCondition:
 
 
 def _is_server(client: QdrantClient) -> bool:
-    """Local mode warns about payload indexes, which it ignores."""
+    """Local mode warns about payload indexes and parameters of a search, which it ignores."""
     made_with = client.init_options
     return made_with.get("location") != ":memory:" and made_with.get("path") is None

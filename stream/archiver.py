@@ -167,8 +167,10 @@ class Archiver:
             log.error("archive_left behind=%d because=%s", self.behind, error)
 
     def _wait(self) -> None:
-        """Until there is something to take, or a roll is due."""
+        """Until there is something to take, or a roll is due; not at all while a partition must begin again where its files end."""
         now_ms, shared = self._clock_ms(), self._shared
+        if any(line.archive is None for line in self._open.values()):
+            return
         due = [line.since_ms + self._age_ms - now_ms for line in self._open.values() if line.waiting]
         with shared.changed:
             soon = max(0, min(due)) / 1000 if due else None

@@ -16,7 +16,7 @@ from storage.arrays import Bools
 from storage.log import Log, Record
 from storage.state import UPSTREAM, Advance, Claim, State, Write
 from stream.edges import EDGES, Parcel, decode_edges
-from stream.ingest import check_gap, connected, no_fault
+from stream.ingest import check_gap, connected, dirty_mark, no_fault
 from stream.reducers import Edges
 from stream.shape import Shape
 
@@ -59,7 +59,8 @@ class Connecting:
         if parcels:
             joined, items = _joined(parcels)
             edges = len(joined)
-            writes = connected(self._state, joined, items, self._shape, mark=records[-1].offset)
+            mark = dirty_mark(records[-1].offset, append_ms=records[0].append_ms)
+            writes = connected(self._state, joined, items, self._shape, mark=mark)
         moved = sorted(n for n, mark in marks.items() if self._upstream[partition].get(n) != mark)
         writes.append(Write(UPSTREAM, partition, np.array(moved, dtype=np.uint64), [_stored(marks[n]) for n in moved]))
         after = max([self._marks[partition], *([records[-1].offset + 1] if records else []), *([end] if end is not None else [])])

@@ -10,22 +10,30 @@ ours after the next poll.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import IllegalStateError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from storage.log import Record
 from storage.state import Gap
-from stream.kafka import SESSION_MS, Kafka, KafkaUnreachable
+from stream.kafka import SESSION_MS, Kafka, KafkaUnreachable, unreachable
 from stream.kafka_records import read_in_batches
 
 HEARTBEAT_MS: Final = 2000
+LEAVE_MS: Final = 3000
+"""A broker that has not answered to a goodbye by then learns of it when the session ends."""
 PARTITION_BYTES: Final = 1 << 20
 """Fetched of one partition at once: a poll is then of several, and one is reduced while another is committed."""
+NAMED_S: Final = 1.0
+"""While a reader fetches all the time it is told when a topic goes; one that stood still for longer asks who it has read from."""
+_TAKEN_AWAY: Final = (IllegalStateError, ValueError, KeyError)
+"""What the client says of a partition that its thread has given up, which it does before it tells the listener."""
 Claim = Callable[[str, int], int]
 """(topic, partition) -> watermark; raises `Gap`."""
 
@@ -56,7 +64,7 @@ class BatchConsumer:
         try:
             self._consumer = KafkaConsumer(**options)
         except KafkaError as error:
-            raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} ({kafka.protocol}): {type(error).__name__} {error}") from error
+            raise unreachable(kafka, error) from error
         read_in_batches(self._consumer)
         self._notes = _Notes(self._consumer)
         self._held: dict[TopicPartition, int] = {}
@@ -66,6 +74,8 @@ class BatchConsumer:
         if missing:
             self._consumer.close(autocommit=False)
             raise KafkaUnreachable(f"there is no topic {', '.join(missing)} at {kafka.bootstrap}: make it (freshet topics create)")
+        self._topic_ids = {topic: self._consumer._cluster.topic_id(topic) for topic in wanted}
+        self._named_s = time.monotonic()
         self._consumer.subscribe(wanted, listener=self._notes)
 
     @property
@@ -74,28 +84,29 @@ class BatchConsumer:
         return {(self._name(where), where.partition): end for where, end in self._held.items()}
 
     def poll(self, *, timeout_ms: int, records_max: int) -> list[Batch]:
-        """What has come, by partition. Partitions that were assigned meanwhile are claimed first. Raises `Gap`."""
+        """What has come, by partition. Partitions that were assigned meanwhile are claimed first. Raises `Gap`, `KafkaUnreachable`."""
         self._settle()
         try:
             polled = self._consumer.poll(timeout_ms, max_records=records_max)
-        except OffsetOutOfRangeError as error:
+            unsettled = self._notes.unsettled()
+            ends = {where: self._asked(self._consumer.position, where) for where in self._held if where not in unsettled}
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
             raise Gap(
                 f"the log no longer holds what comes next ({error}): rebuild (freshet rebuild), or accept the loss (freshet gap accept)"
             ) from error
-        unsettled = self._notes.unsettled()
-        batches = []
-        for where in list(self._held):
-            if where in unsettled:
-                continue
-            records, end = polled.get(where, ()), self._consumer.position(where)
-            if records or end > self._held[where]:
-                self._held[where] = end
-                batches.append(Batch(self._name(where), where.partition, records, end))
-        return batches
+        moved = {where: end for where, end in ends.items() if end is not None and (polled.get(where) or end > self._held[where])}
+        if moved and time.monotonic() - self._named_s > NAMED_S and not self._named_anew():
+            for where in moved:  # nobody says that what was read is of the same topics: it is read again
+                with suppress(*_TAKEN_AWAY):
+                    self._consumer.seek(where, self._held[where])
+            return []
+        self._check_topics()
+        self._held |= moved
+        return [Batch(self._name(where), where.partition, polled.get(where, ()), end) for where, end in moved.items()]
 
     def behind(self) -> bool:
         """Whether a claimed partition's log goes on beyond this reader, as far as the last answers of the brokers tell."""
-        return any((self._consumer.highwater(where) or 0) > end for where, end in self._held.items())
+        return any((self._asked(self._consumer.highwater, where) or 0) > end for where, end in self._held.items())
 
     def refused(self, topic: str, partition: int) -> None:
         """A commit was refused: what was read counts for nothing, and the partition is claimed again if it is still ours."""
@@ -105,7 +116,7 @@ class BatchConsumer:
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
-        self._consumer.close(autocommit=False)
+        self._consumer.close(autocommit=False, timeout_ms=LEAVE_MS)
 
     def _settle(self) -> None:
         """Forget what was taken from us; claim, seek and resume what was given."""
@@ -113,10 +124,40 @@ class BatchConsumer:
             self._held.pop(where, None)
         for where in self._notes.take():
             mark = self._claim_partition(self._name(where), where.partition)
-            if where in self._consumer.assignment():
+            with suppress(*_TAKEN_AWAY):
                 self._consumer.seek(where, mark)
                 self._consumer.resume(where)
                 self._held[where] = mark
+
+    def _named_anew(self) -> bool:
+        """Whether the brokers have said, after what was read last, which topics these are."""
+        cluster, run = self._consumer._cluster, self._consumer._net.run
+        try:
+            if cluster.metadata_refresh_in_progress:  # it may have been asked before
+                run(cluster.refresh_metadata)
+            run(cluster.refresh_metadata)
+        except KafkaError:
+            return False
+        self._named_s = time.monotonic()
+        return True
+
+    def _check_topics(self) -> None:
+        """Kafka is read by name here: raise when the name is another topic's by now, whose records must not be taken for the old one's."""
+        for topic, joined in self._topic_ids.items():
+            named = self._consumer._cluster.topic_id(topic)
+            if named is None:
+                raise KafkaUnreachable(f"topic {topic} at {self._where} is gone: make it (freshet topics create), then freshet gap accept")
+            if named != joined:
+                raise Gap(
+                    f"topic {topic} was made anew: it was {joined} and is {named}. Rebuild from the archive (freshet rebuild), "
+                    "or accept the loss on record (freshet gap accept)."
+                )
+
+    def _asked(self, ask: Callable[[TopicPartition], int | None], where: TopicPartition) -> int | None:
+        """The client's answer; None for a partition that is not ours any more."""
+        with suppress(*_TAKEN_AWAY):
+            return ask(where)
+        return None
 
     def _name(self, where: TopicPartition) -> str:
         return str(where.topic)[len(self._prefix) :]
@@ -154,8 +195,9 @@ class _Notes(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python h
         """Claim it again, unless it has been taken away."""
         with self._lock:
             if where not in self._gone:
-                self._consumer.pause(where)
-                self._given.add(where)
+                with suppress(*_TAKEN_AWAY):
+                    self._consumer.pause(where)
+                    self._given.add(where)
 
     def take(self) -> list[TopicPartition]:
         """What waits to be claimed, once."""

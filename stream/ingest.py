@@ -281,7 +281,9 @@ class Ingest:
         collections = batch.hashed.columns.collections
         named = collections[collections != 0]
         items = ~np.isin(batch.edges.nodes, named) if len(named) else np.ones(len(batch.edges), dtype=np.bool_)
-        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=batch.decoded.records[-1].number)
+        records = batch.decoded.records
+        mark = dirty_mark(records[-1].number, append_ms=records[0].append_ms)
+        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=mark)
 
     def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
         after = {record.partition: record.offset + 1 for record in records}  # offsets of a partition ascend
@@ -304,7 +306,7 @@ class Ingest:
         return tallies
 
 
-def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: int) -> list[Write]:
+def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: bytes) -> list[Write]:
     """Edges to neighbour lists and dirty marks: the writes.
 
     items (E,): the edge's node is an item, so it has a vector; `mark` tells one change from the next.
@@ -319,9 +321,13 @@ def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: i
     writes = write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
     changed = np.unique(nodes[marked])
     if len(changed):
-        marks = [mark.to_bytes(8, "little")] * len(changed)
-        writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, marks)
+        writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, [mark] * len(changed))
     return writes
+
+
+def dirty_mark(number: int, *, append_ms: int) -> bytes:
+    """What tells one change from the next, and when the first record of its batch was appended (`stream/refresh.py`, `marked_ms`)."""
+    return number.to_bytes(8, "little") + max(append_ms, 0).to_bytes(8, "little")
 
 
 def _applied(prepared: Prepared) -> Applied:

@@ -105,6 +105,7 @@ class Kafka:
             "enable_idempotence": True,
             "max_in_flight_requests_per_connection": 5,
             "delivery_timeout_ms": DELIVERY_MS,
+            "max_block_ms": DELIVERY_MS,  # for a topic's metadata, asked for with the first record
             "max_request_size": 2 << 20,
             "allow_auto_create_topics": False,
         }

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from storage.log import PACK, VALUE_BYTES_MAX, Entry, LogFull, Position, Record, Topic
-from stream.kafka import DELIVERY_MS, Kafka, KafkaUnreachable
+from stream.kafka import DELIVERY_MS, Kafka, KafkaUnreachable, unreachable
 from stream.kafka_records import PACK_HEADER, read_in_batches
 
 BATCH_BYTES: Final = 1 << 20
@@ -125,9 +125,7 @@ def _told(kafka: Kafka) -> Iterator[None]:
     """Kafka's errors as ours, which name the address and never the password."""
     try:
         yield
-    except KafkaTimeoutError as error:
-        raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} did not answer in time ({error}): is it up, is the address right?") from error
     except KafkaError as error:
         if "RecordTooLarge" in type(error).__name__:
             raise LogFull(f"Kafka at {kafka.bootstrap} refuses a record: {error}") from error
-        raise KafkaUnreachable(f"Kafka at {kafka.bootstrap} ({kafka.protocol}): {type(error).__name__} {error}") from error
+        raise unreachable(kafka, error) from error

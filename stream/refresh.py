@@ -59,6 +59,7 @@ class Refresher:
         self._state, self._neighbours, self._catalogue, self._shape = state, neighbours, catalogue, shape
         self._epoch, self._distance_min = epoch, distance_min
         self._batch = 0
+        self._floors: dict[str, int] = {}
         self._next = [0] * shape.partitions
         self.partitions: Sequence[int] = range(shape.partitions)
         """Whose marks are looked at: those of other node partitions are another refresher's."""
@@ -66,6 +67,7 @@ class Refresher:
     def claim(self, epoch: int) -> None:
         """From now on under this epoch, which must be above all that were."""
         self._epoch, self._batch = epoch, 0
+        self._floors.clear()
 
     def pending(self) -> int:
         """How many items are marked dirty."""
@@ -157,13 +159,22 @@ class Refresher:
         rows = self._catalogue.rows(nodes)
         gone = np.array([row < 0 or bool(self._catalogue.deleted[row]) for row in rows.tolist()])
         for target in targets:
-            # Above what any earlier refresher wrote, also one whose epoch a state that lost its last second gives out again.
-            revision = max((self._epoch << 32) + self._batch, target.vectors.revision_max() + 1)
+            revision = self._floor(target.vectors) + self._batch
             if gone.any():
                 target.vectors.delete(nodes[gone], revision=revision)
             wanted = nodes[~gone & renewed] if target.kept else nodes[~gone]
             if len(wanted):
                 target.vectors.upsert(wanted, target.embed(wanted, now_ms), revision=revision)
+
+    def _floor(self, vectors: Vectors) -> int:
+        """Where this claim's revisions of a collection begin: above all that were there when it was first written to under the claim.
+
+        Read once: who is passed by later must stay below. Above also what was written under an epoch that a state which lost its last
+        second gives out again.
+        """
+        if vectors.collection not in self._floors:
+            self._floors[vectors.collection] = max(self._epoch, (vectors.revision_max() >> 32) + 1) << 32
+        return self._floors[vectors.collection]
 
     def _unmoved(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> Write:
         """The write that clears the marks which are still those that were read."""

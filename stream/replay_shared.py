@@ -22,6 +22,8 @@ from storage.names import Names
 from storage.state import Advance, Claim, Gap, State, Write
 from stream.archiving import from_archive
 from stream.connecting import Connecting
+from stream.deadletters import DEAD_LETTERS, DeadLetter
+from stream.deadletters import decode as decode_letter
 from stream.edges import EDGES
 from stream.ingest import EVENTS, Ingest
 from stream.shape import Shape
@@ -106,16 +108,17 @@ def _logged(log: Log, partition: int, to: Upto, archived: int, skipped: Sequence
 
 def replay_shared(  # noqa: PLR0913  # from where, to where, and how
     source: Iterator[tuple[int, Decoded]], state: State, log: Log, shape: Shape, *, now_ms: int, edges_apart: bool = True,
-    edges_log: Log | None = None, told: Callable[[int], None] = lambda events: None,
+    edges_log: Log | None = None, applied: Mapping[int, Upto] | None = None, told: Callable[[int], None] = lambda events: None,
 ) -> int:  # fmt: skip
-    """Apply everything to an empty state; returns how many events there were. Dead letters are counted, not sent again.
+    """Apply everything to an empty state; returns how many events there were. Dead letters are counted.
 
     With `edges_log` edges are appended there, before the commit of what made them; else they are dropped, or without
-    `edges_apart` applied to the neighbours at once.
+    `edges_apart` applied to the neighbours at once. With `applied` so are dead letters of what no state had applied yet; those
+    of the rest were sent then.
     """
     claims = _Claims(state)
     ingest = Ingest(
-        claims, _EdgesAlone(edges_log or log), shape, names=Names(state), replaying=edges_log is None, edges_apart=edges_apart
+        claims, _SideOutputs(edges_log or log, applied), shape, names=Names(state), replaying=edges_log is None, edges_apart=edges_apart
     )  # fmt: skip
     claimed: dict[int, int] = {}
     events = 0
@@ -190,19 +193,27 @@ class _Claims:
         self._state.close()
 
 
-class _EdgesAlone:
-    """A log that takes edges and drops dead letters, and whose events never lack: what is replayed comes from elsewhere."""
+class _SideOutputs:
+    """A log that takes edges, and dead letters that are new, and whose events never lack: what is replayed comes from elsewhere."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, log: Log, applied: Mapping[int, Upto] | None) -> None:
+        self._log, self._applied = log, applied
 
     def topic(self, name: str) -> Topic:
         """The log's."""
         return self._log.topic(name)
 
     def append(self, topic: str, entries: Sequence[Entry], *, now_ms: int) -> list[Position]:
-        """Edges go to the log; a dead letter was sent when its record was first applied."""
-        return self._log.append(topic, entries, now_ms=now_ms) if topic == EDGES else []
+        """To the log, but for dead letters that were sent when their record was first applied."""
+        if topic == DEAD_LETTERS:
+            entries = [entry for entry in entries if self._is_new(decode_letter(entry.value))]
+        return self._log.append(topic, entries, now_ms=now_ms) if entries else []
+
+    def _is_new(self, letter: DeadLetter) -> bool:
+        if self._applied is None:
+            return False
+        upto = self._applied.get(letter.partition, Upto(0, 0))
+        return (letter.incarnation, letter.offset) >= (upto.incarnation, upto.below)
 
     def read(self, topic: str, partition: int, offset: int, *, records_max: int = 1000) -> list[Record]:
         """The log's."""

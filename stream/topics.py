@@ -15,7 +15,7 @@ from stream.deadletters import DEAD_LETTERS
 from stream.edges import EDGES
 from stream.entities import ENTITIES
 from stream.ingest import EVENTS
-from stream.kafka import Kafka, KafkaUnreachable
+from stream.kafka import Kafka, KafkaUnreachable, unreachable
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS_MIN: Final = 3 * DAY_MS
@@ -134,4 +134,4 @@ class _Admin:
             raise self._told(error) from error
 
     def _told(self, error: KafkaError) -> KafkaUnreachable:
-        return KafkaUnreachable(f"Kafka at {self._kafka.bootstrap} ({self._kafka.protocol}): {type(error).__name__} {error}")
+        return unreachable(self._kafka, error)

@@ -98,4 +98,4 @@ def test_a_broker_that_is_away_is_named() -> None:
     nobody = f"127.0.0.1:{free_port()}"
     program = f"from stream.kafka import Kafka; from stream.log_kafka import KafkaLog; KafkaLog(Kafka({nobody!r}, bootstrap_ms=300))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 1 and f"KafkaUnreachable: Kafka at {nobody} did not answer in time" in done.stderr
+    assert done.returncode == 1 and f"KafkaUnreachable: Kafka at {nobody} (PLAINTEXT) did not answer in time" in done.stderr

@@ -1,6 +1,7 @@
 """What commits note for those who keep a copy: all of it, in order, once; and who falls behind is told."""
 
 import uuid
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -35,10 +36,13 @@ class Site:
 
 
 @pytest.fixture(params=["one server", "a cluster"])
-def site(request: pytest.FixtureRequest) -> Site:
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     if request.param == "one server":
-        return Site(redis.Redis.from_url(redis_server().url))
-    return Site(redis.RedisCluster.from_url(redis_cluster().url))
+        made = Site(redis.Redis.from_url(redis_server().url))
+    else:
+        made = Site(redis.RedisCluster.from_url(redis_cluster().url))
+    yield made
+    made.state.close()
 
 
 def ids(*numbers: int) -> U64s:
@@ -103,5 +107,14 @@ def test_numbers_that_were_set_back_are_noticed(site: Site) -> None:
     feed.read()
     key = next(key for _, partition, key, _ in feed._feeds if partition == 0)  # what a Redis does that lost its last second
     site.client.hset(key, "s", 0)
+    with pytest.raises(Behind):
+        feed.read()
+
+
+def test_a_list_that_is_gone_is_noticed(site: Site) -> None:
+    feed = site.feed()
+    feed.skip()
+    site.commit(0, counted(0, 1))
+    site.client.delete(next(key for _, partition, _, key in feed._feeds if partition == 0))
     with pytest.raises(Behind):
         feed.read()

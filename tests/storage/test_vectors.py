@@ -257,3 +257,21 @@ def test_writers_and_readers_at_once_agree(vectors: Vectors) -> None:
         rows, _ = vectors.get(ids)
         assert (rows == rows[:, :1]).all()
     assert (vectors.get(ids)[0] == 39).all()
+
+
+def test_scores_are_what_get_and_a_product_give(collections: Collections) -> None:
+    vectors = collections.open(1, DIM)
+    if not isinstance(vectors, LocalVectors):
+        assert not hasattr(vectors, "scores"), "where rows lie in memory they are multiplied there"
+        return
+    ids, rows = many(500, seed=4)
+    vectors.upsert(ids, rows, revision=1)
+    vectors.delete(ids[:20], revision=2)
+    query = many(1, seed=5)[1][0]
+    asked = np.concatenate([ids[::-1], nodes(12345, 0), ids[30:32]])
+    found, there = vectors.get(asked)
+    assert np.allclose(vectors.scores(query, asked), np.where(there, found @ query, -np.inf), atol=1e-6)
+    assert np.isneginf(vectors.scores(query, ids[:20])).all()
+    assert vectors.scores(query, nodes()).shape == (0,)
+    with pytest.raises(ValueError, match="holds rows of 8"):
+        vectors.scores(query[:-1], ids)

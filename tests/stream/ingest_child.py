@@ -10,14 +10,13 @@ import base64
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.faults.points import ending_at
 from storage.log import Entry
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
@@ -68,18 +67,6 @@ def trial(folder: Path, order: dict[str, Any]) -> None:  # whatever JSON says
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def ending_at(point: str, hit: int, how: signal.Signals = signal.SIGKILL) -> Callable[[str], None]:
-    """A fault that kills (or stops) this process when `point` is reached for the `hit`-th time."""
-    left = [hit]
-
-    def fault(reached: str) -> None:
-        left[0] -= reached == point
-        if reached == point and left[0] == 0:
-            os.kill(os.getpid(), how)
-
-    return fault
 
 
 def feed(folder: Path) -> None:

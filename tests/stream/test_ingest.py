@@ -22,6 +22,7 @@ from storage.state import DIRTY, NAMES, TABLES, TALLIES, Advance, Fenced, Gap, W
 from storage.state_memory import MemoryState
 from stream.events import Event
 from stream.ingest import EVENTS, Ingest
+from stream.refresh import marked_ms
 from stream.replay import digest
 from stream.shape import Shape
 from stream.wire import encode_event, encode_pack
@@ -241,7 +242,8 @@ def test_a_batch_says_what_it_changed_and_what_is_new(log: LmdbLog) -> None:
     assert second.counts[:, 0].tolist() == [2]
     assert (third.events, third.duplicates, third.counts[:, 0].tolist()) == (1, 1, [2])
     assert set(dict(state.scan(DIRTY, 0))) == set(hash_ids(["i", "j"], ITEM).tolist())
-    assert {int.from_bytes(mark, "little") for _, mark in state.scan(DIRTY, 0)} == {1}, "the last record that touched them"
+    marks = {(int.from_bytes(mark[:8], "little"), marked_ms(mark)) for _, mark in state.scan(DIRTY, 0)}
+    assert marks == {(1, APPEND_MS)}, "the last record that touched them, and when it was appended"
 
 
 def test_dirty_marks_name_items_not_collections(log: LmdbLog) -> None:

@@ -254,6 +254,24 @@ def test_a_revision_is_newer_than_all_the_collection_holds_even_when_the_epoch_w
     assert shop.vector(1) is None
 
 
+def test_a_refresher_that_was_passed_by_writes_nothing_over_the_newer() -> None:
+    shop = Shop()
+    shop.put(1)
+    old = shop.begin(epoch=1)
+    shop.step(refresher=old)
+    new = shop.begin(epoch=2)
+    shop.put(1, offset=1)
+    shop.step(refresher=new)
+    newest = shop.vector(1)
+    shop.put(1, offset=2)
+    shop.step(refresher=old)
+    assert shop.vector(1) == newest, "it was paused, and does not know"
+    old.claim(3)
+    shop.put(1, offset=3)
+    shop.step(refresher=old)
+    assert shop.vector(1) == len(shop.embedded)
+
+
 class PulledPlug(Exception):
     """The process dies here."""
 

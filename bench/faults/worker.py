@@ -1,6 +1,6 @@
-"""A worker as a process, which kills itself where it is told to and stops in order on SIGTERM.
+"""A worker as a process that kills or stops itself where it is told to, or whose clock is wrong; it stops in order on SIGTERM.
 
-python -m tests.cluster.worker_child '{"bootstrap": ..., "prefix": ..., "redis": ..., "partitions": 3, "point": "before commit", "hit": 2}'
+python -m bench.faults.worker '{"bootstrap": ..., "prefix": ..., "redis": ..., "partitions": 3, "point": "before commit", "hit": 2}'
 """
 
 import json
@@ -12,22 +12,24 @@ from dataclasses import replace
 
 import redis
 
+from bench.faults.messages import SMALL
+from bench.faults.points import ending_at
 from storage.places import place_of
 from storage.state_redis import RedisState
 from stream.archiver import Archiver
 from stream.kafka import Kafka
 from stream.log_kafka import KafkaLog
 from stream.worker import Worker, run
-from tests.stream.event_logs import SMALL
-from tests.stream.ingest_child import ending_at
-
-
-def clock_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def main() -> None:
+    """One worker with the small bounds of the faults, until it is told to stop or has stopped itself."""
     order = json.loads(sys.argv[1])
+    wrong_ms = int(order.get("clock_wrong_ms", 0))
+
+    def clock_ms() -> int:
+        return int(time.time() * 1000) + wrong_ms
+
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     kafka = Kafka(order["bootstrap"], prefix=f"{order['prefix']}-")
     shape = replace(SMALL, partitions=order["partitions"])

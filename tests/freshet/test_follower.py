@@ -1,0 +1,163 @@
+"""A follower holds what a view loaded afresh holds, after any commits, and whatever went away in the middle of a round."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from freshet.follower import Follower
+from freshet.view import View
+from storage.names import Names
+from storage.state import COUNTS
+from storage.state_redis import RedisState
+from stream.events import Event
+from stream.ingest import EVENTS
+from tests.freshet.followed import PARTITIONS, Flaky, Followed, node
+from tests.freshet.sites import NOW_MS
+from tests.services import redis_server
+
+OLD_MS = NOW_MS - 86_400_000
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Followed]:
+    made = Followed(tmp_path)
+    yield made
+    made.close()
+
+
+def event(n: int, *, user: str = "u1", item: str = "i1", action: str = "like") -> Event:
+    return Event(user_id=user, action=action, item_id=item, ts_ms=OLD_MS + 1000 * n, event_id=f"e{n}")
+
+
+def held(view: View) -> dict[str, tuple[object, ...]]:
+    """What a view knows of each item, by its name."""
+    catalogue = view.catalogue
+    counts = view.popularity.snapshot(len(catalogue))
+    return {
+        catalogue.name(row): (
+            int(catalogue.ids[row]),
+            catalogue.content(row),
+            bool(catalogue.deleted[row]),
+            float(counts.events[row]),
+            float(counts.positives[row]),
+            round(float(counts.heat[row]), 6),
+        )
+        for row in range(len(catalogue))
+    }
+
+
+def assert_whole(site: Followed, follower: Follower) -> None:
+    fresh = View(site.state, site.shape, Names(site.state))
+    fresh.load()
+    assert held(follower.view) == held(fresh)
+    assert follower.tallies == site.follower().tallies
+    marks = site.state.watermarks(EVENTS)
+    assert follower.progress.as_of.number == sum(marks.values()) - 1
+    reached = [follower.progress.reached(follower.progress.number_of(p, mark - 1)) for p, mark in marks.items() if mark]
+    assert all(reached)
+
+
+def test_births_counts_contents_deletions_and_tallies_are_followed(site: Followed) -> None:
+    follower = site.follower()
+    assert (len(follower.view.catalogue), follower.accepted) == (0, 0)
+    site.apply([event(1), event(2, user="u2"), event(3, user="u3", item="i2", action="view")])
+    pumped = follower.pump(now_ms=NOW_MS)
+    assert {node("i1"), node("i2")} == set(pumped.items)
+    assert follower.accepted == 3
+    site.put("i1", title="Rook")
+    site.put("new", title="Pawn")
+    assert set(follower.pump(now_ms=NOW_MS).items) == {node("i1"), node("new")}
+    rows = follower.view.catalogue.rows(np.array([node("i1"), node("new")], dtype=np.uint64)).tolist()
+    assert follower.view.catalogue.titles(rows) == ["Rook", "Pawn"]
+    site.put("i2", deleted=True)
+    follower.pump(now_ms=NOW_MS)
+    assert follower.view.catalogue.deleted[follower.view.catalogue.row(node("i2"))]
+    assert follower.pump(now_ms=NOW_MS).items == ()
+    assert_whole(site, follower)
+
+
+def test_a_follower_that_starts_late_has_what_was_there(site: Followed) -> None:
+    site.apply([event(n, user=f"u{n}", item=f"i{n % 7}") for n in range(40)])
+    site.put("i1", title="Rook")
+    assert_whole(site, site.follower())
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_after_any_commits_it_equals_a_view_loaded_afresh(site: Followed, seed: int) -> None:
+    chance = random.Random(seed)
+    follower, made = site.follower(), 0
+    for _ in range(25):
+        what = chance.random()
+        if what < 0.5:
+            some = range(made, made + chance.randint(1, 12))
+            made = some.stop
+            kinds = ("like", "view", "purchase", "nonsense")
+            site.apply(event(n, user=f"u{chance.randrange(9)}", item=f"i{chance.randrange(12)}", action=chance.choice(kinds)) for n in some)
+        elif what < 0.8:
+            name = f"i{chance.randrange(15)}"
+            site.put(name, title=f"title {chance.randrange(99)}", deleted=chance.random() < 0.2, ts_ms=NOW_MS + chance.randrange(50))
+        else:
+            follower.pump(now_ms=NOW_MS)
+    follower.pump(now_ms=NOW_MS)
+    assert_whole(site, follower)
+
+
+def test_one_that_fell_behind_loads_everything_again(site: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    follower = site.follower()
+    for n in range(300):
+        site.put("i1", title=f"title {n}")
+    follower.pump(now_ms=NOW_MS)
+    assert "view_loaded_again" in caplog.text
+    assert_whole(site, follower)
+    site.put("later")
+    assert follower.pump(now_ms=NOW_MS).items == (node("later"),)
+
+
+def test_a_state_that_was_set_back_is_loaded_again_and_counts_that_are_gone_are_gone(site: Followed) -> None:
+    site.apply([event(1), event(2, item="i2")])
+    follower = site.follower()
+    before = held(follower.view)["i1"]
+    for partition in range(PARTITIONS):  # what a rebuild begins with
+        site.state.accept(EVENTS, partition, site.log.topic(EVENTS).id, 0)
+        for key, _ in site.state._keys(COUNTS, partition):
+            site.client.delete(key)
+    follower.pump(now_ms=NOW_MS)
+    assert follower.progress.as_of.number == -1
+    counts = follower.view.popularity.snapshot(2)
+    assert before[3] == 1
+    assert not counts.events.any() and np.isneginf(counts.heat).all()
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_redis_that_goes_away_in_the_middle_of_a_round_leaves_nothing_out(site: Followed, at: int) -> None:
+    flaky = Flaky.of(redis_server())
+    follower = site.follower(flaky, RedisState(flaky, partitions=PARTITIONS, prefix=site.prefix))
+    site.apply([event(1), event(2, user="u2", item="i2")])
+    site.put("i3", title="Pawn")
+    flaky.away_at = at
+    failed = 0
+    for _ in range(3):
+        try:
+            follower.pump(now_ms=NOW_MS)
+        except redis.ConnectionError:
+            failed += 1
+    assert failed == (flaky.away_at <= 0), "as often as it was away"
+    assert_whole(site, follower)
+    flaky.close()
+
+
+def test_one_that_goes_away_while_everything_is_loaded_again_is_made_good(site: Followed) -> None:
+    flaky = Flaky.of(redis_server())
+    follower = site.follower(flaky, RedisState(flaky, partitions=PARTITIONS, prefix=site.prefix))
+    for n in range(300):
+        site.put("i1", title=f"title {n}")
+    flaky.away_at = 3  # after the read that finds it is behind, and the numbers where to go on
+    with pytest.raises(redis.ConnectionError):
+        follower.pump(now_ms=NOW_MS)
+    follower.pump(now_ms=NOW_MS)
+    assert_whole(site, follower)
+    flaky.close()
