@@ -46,7 +46,7 @@ def rebuild(site: Services, archive: Archive, *, told: Callable[[int], None], no
     anew; 4. events, 5. edges and 6. entities are applied; 7. what was lost and now is not is off the record.
     """
     _refuse_while_alive(site)
-    upto, losses, former = _upto(site), accepted(site), _former(site)
+    upto, losses, former, applied = _upto(site), accepted(site), _former(site), _applied(site)
     left = _still_lost(archive, losses)
     spans = [Span(loss.partition, loss.incarnation, loss.first, loss.end) for loss in left]
     source = shared_history(archive, site.log, upto, spans)
@@ -63,7 +63,9 @@ def rebuild(site: Services, archive: Archive, *, told: Callable[[int], None], no
         topic = fresh.topic(EDGES)
         for partition in range(site.shape.partitions):
             site.state.accept(EDGES, partition, topic.id, 0)
-        events = replay_shared(source, site.state, site.log, site.shape, now_ms=now_ms, edges_log=fresh, told=told)
+        events = replay_shared(
+            source, site.state, site.log, site.shape, now_ms=now_ms, edges_log=fresh, applied=applied, told=told
+        )  # fmt: skip
         for partition, to in upto.items():  # where nothing is left of the newest topic too
             site.state.accept(EVENTS, partition, site.log.topic(EVENTS).id, to.below)
         ends = {partition: fresh.end_offset(EDGES, partition) for partition in range(site.shape.partitions)}
@@ -96,6 +98,14 @@ def _upto(site: Services) -> dict[int, Upto]:
         incarnation = incarnation_of(before, EVENTS, known) + (before.state.topic_id(EVENTS, known) not in ("", topic.id))
         upto[partition] = Upto(incarnation, site.log.end_offset(EVENTS, partition))
     return upto
+
+
+def _applied(site: Services) -> dict[int, Upto] | None:
+    """What the state had applied: its dead letters are sent. None under another partition count: what moves is misrouted where it was."""
+    if _former(site) != site.shape.partitions:
+        return None
+    marks = site.state.watermarks(EVENTS)
+    return {partition: Upto(incarnation_of(site, EVENTS, partition), mark) for partition, mark in marks.items()}
 
 
 def _former(site: Services) -> int:

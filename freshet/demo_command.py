@@ -31,7 +31,7 @@ def run_demo(  # noqa: PLR0913  # the options of the command
         console.print(f"data: {name} ({source.name}, {source.rows:,} lines)", highlight=False)
         if terms:
             console.print(terms, style="dim", highlight=False)
-        settings = Settings(data=Path(folder) / "data", train_events_min=4000, train_interval_s=0, trunk_every=1, train_seconds_max=30)
+        settings = Settings(data=Path(folder) / "data", train_events_min=2000, train_interval_s=0, trunk_every=1, train_seconds_max=30)
         demo = Demo(settings, source, data_name=name, terms=terms, told=_told(console), seed=seed, events_max=events_max, out=report)
         return demo.run()
 

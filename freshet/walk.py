@@ -22,7 +22,7 @@ from storage.ids import ITEM, hash_id
 from storage.log import Position, Record, Topic
 from storage.names import Names
 from storage.state_memory import MemoryState
-from stream.archiving import from_archive
+from stream.archiving import from_archive, row_by_row
 from stream.ingest import Applied, Ingest
 from stream.shape import Shape
 from stream.validation import refusals
@@ -96,12 +96,12 @@ class Walk:
         What is yielded reads live counts: use it before asking for the next.
         """
         questions = _questions(table, self.shape)
-        for n, question in enumerate(questions):
+        for question, decoded in zip(questions, row_by_row(table), strict=True):
             if question is not None and question.positive:
                 asked = self._ask(question)
                 if asked is not None:
                     yield asked
-            self.advance(from_archive(table.slice(n, 1)))
+            self.advance(decoded)
 
     def _ask(self, question: Question) -> Asked | None:
         context = self._lookup.context(question.user_id, now_ms=question.ts_ms)

@@ -3,14 +3,18 @@
 archive.add(archive_rows(decoded)); decoded = from_archive(table)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
 from storage.arrays import I64s
 from storage.columns import ARCHIVE_SCHEMA, EVENT_SCHEMA
 from storage.log import JSON, PACK, Record
+from stream.events import Event
 from stream.wire import Bad, Decoded
 
 
@@ -72,3 +76,39 @@ def from_archive(table: pa.Table) -> Decoded:
     events = rows.select(EVENT_SCHEMA.names).take(pa.array(good)).combine_chunks().to_batches()
     batch = events[0] if events else pa.RecordBatch.from_pylist([], EVENT_SCHEMA)
     return Decoded(records, batch, record[good].astype(np.int64), index[good], bad)
+
+
+def row_by_row(table: pa.Table) -> Iterator[Decoded]:
+    """The same, an archive row at a time; an event as an object, which is applied alone in half the time that columns of one take."""
+    whole = from_archive(table)
+    row_of = {at: row for row, at in enumerate(zip(whole.record.tolist(), whole.index.tolist(), strict=True))}
+    bad_of = {(bad.record, bad.index): bad for bad in whole.bad}
+    events = [_event(values) for values in whole.events.to_pylist()]
+    first = np.zeros(1, dtype=np.int64)
+    for at in _places(table):
+        records, bad = [whole.records[at[0]]], bad_of.get(at)
+        row = row_of.get(at)
+        if row is None:
+            yield Decoded(records, [], first[:0], first[:0], [replace(bad, record=0)] if bad is not None else [])
+            continue
+        event = events[row]
+        source: list[Event] | pa.RecordBatch = [event] if event is not None else whole.events.slice(row, 1)
+        yield Decoded(records, source, first, whole.index[row : row + 1], [])
+
+
+def _places(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Of each row, which record of the table it belongs to, and its index there."""
+    numbers, partitions = (table.column(name).to_numpy() for name in ("number", "partition"))
+    first = (np.diff(numbers, prepend=-1) != 0) | (np.diff(partitions, prepend=-1) != 0)
+    return zip((np.cumsum(first) - 1).tolist(), table.column("index").to_pylist(), strict=True)
+
+
+def _event(values: dict[str, Any]) -> Event | None:
+    """The event of a row; None for one that is none as it stands: that is validation's to refuse, over columns."""
+    held = {name: value for name, value in values.items() if value is not None}
+    try:
+        if "context" in held:
+            held["context"] = msgspec.json.decode(held["context"])
+        return msgspec.convert(held, Event)
+    except ValueError:
+        return None

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freshet.walk import Walk
 from storage.archive import Archive
 from storage.columns import ARCHIVE_SCHEMA
 from storage.log import JSON, PACK, Record
-from stream.archiving import archive_rows, from_archive
+from stream.archiving import archive_rows, from_archive, row_by_row
 from stream.events import Event
+from stream.replay import digests
 from stream.wire import Decoded, decode, encode_event, encode_pack
 from tests.stream.event_logs import APPEND_MS, THREE, columns, make_messages
 
@@ -121,3 +123,21 @@ def test_nothing_is_nothing() -> None:
     assert rows.num_rows == 0
     back = from_archive(pa.Table.from_batches([rows], ARCHIVE_SCHEMA))
     assert told(back) == told(decode([]))
+
+
+@given(records=runs())
+@settings(max_examples=40)
+def test_row_by_row_has_the_same_effects_as_in_columns(records: list[Record]) -> None:
+    table = pa.Table.from_batches([archive_rows(decode(records))], ARCHIVE_SCHEMA)
+    slices = [from_archive(table.slice(n, 1)) for n in range(table.num_rows)]
+    rows = list(row_by_row(table))
+    assert [told(one)[0] for one in rows] == [told(one)[0] for one in slices]
+    assert [told(one)[3:] for one in rows] == [told(one)[3:] for one in slices]
+    assert effects(rows) == effects(slices)
+
+
+def effects(parts: list[Decoded]) -> tuple[object, ...]:
+    """What they leave in an empty state, one commit each, and what is refused why."""
+    walk = Walk(THREE, {})
+    letters = [letter for part in parts for letter in walk.advance(part).dead_letters]
+    return digests(walk.state, THREE.partitions), [(at.offset, at.index, at.reason) for at in letters]
