@@ -198,7 +198,8 @@ def _axes(area: _Area, frame: Frame, *, y_ticks: Sequence[float], log: bool = Fa
     for tick in _log_ticks(*area.x_range) if log else ticks(*area.x_range):
         x = area.x(tick)
         parts.append(f'<line class="axis" x1="{x:.1f}" y1="{area.bottom:.1f}" x2="{x:.1f}" y2="{area.bottom + 5:.1f}"/>')
-        parts.append(_text(x, area.bottom + 19, _short(10**tick if log else tick), "middle"))
+        anchor = "end" if x > area.right - 12 else "middle"  # the page ends there
+        parts.append(_text(x + 8 * (anchor == "end"), area.bottom + 19, _short(10**tick if log else tick), anchor))
     parts.append(f'<line class="axis" x1="{area.left:.1f}" y1="{area.bottom:.1f}" x2="{area.right:.1f}" y2="{area.bottom:.1f}"/>')
     parts.append(_text((area.left + area.right) / 2, area.bottom + 40, frame.x_label, "middle"))
     middle = (area.top + area.bottom) / 2
