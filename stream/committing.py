@@ -1,23 +1,28 @@
-"""What follows the reducing of a batch, on a thread of its own: edges on the log, acknowledged, then the commit.
+"""What follows the reducing of batches, on a thread of its own: edges on the log, acknowledged, then the commits.
 
-So the next partition's batch is decoded and reduced meanwhile. Of a partition there is at most one batch under way, and
-after a refusal none until it is claimed again: the next one is reduced over what this one writes, and an edge that is sent
-behind a hole would make those in the hole look old. The first error ends everything: nothing more is sent.
+So the next partition's batch is decoded and reduced meanwhile. Small batches that wait go together, with one acknowledgement
+to wait for. Of a partition there is at most one batch under way, and after a refusal none until it is claimed again: the next
+one is reduced over what this one writes, and an edge that is sent behind a hole would make those in the hole look old. The
+first error ends everything: nothing more is sent.
 
     committing = Committing(ingest, on_commit)
-    if committing.settle(3): committing.submit(3, ingest.prepare(decoded), end=17, now_ms=now_ms)
+    if committing.settle(3): committing.submit([Reduced(3, ingest.prepare(decoded), end=17)], now_ms=now_ms)
     done = committing.collect(wait=True)
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final
 
 from storage.state import Fenced, WatermarkMoved
 from stream.ingest import Applied, Ingest, Prepared
 
-UNDER_WAY_MAX: Final = 3
-"""Batches reduced and not committed: each holds all it will write."""
+UNDER_WAY_MAX: Final = 90_000
+"""Events of batches that are reduced and not committed, which hold all they will write: three of the largest."""
+TOGETHER_MAX: Final = 4096
+"""Events of batches that go together: of larger ones the first need not wait for the last."""
 OnCommit = Callable[[int, Applied, int], None]
 """(partition, what was applied, where the reader stands), on the committing thread."""
 OnRefusal = Callable[[int, Exception], None]
@@ -27,13 +32,35 @@ class _Ended(RuntimeError):
     """An earlier batch met an error: this one was not sent."""
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """One partition's batch, and where its reader stands behind it."""
+
+    partition: int
+    prepared: Prepared
+    end: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """On its way."""
+
+    reduced: Reduced
+    now_ms: int
+    done: "Future[Applied]" = field(default_factory=Future)
+
+    def __len__(self) -> int:
+        return len(self.reduced.prepared.decoded)
+
+
 class Committing:
     """For one thread that reduces; `on_refusal` is called there, from `settle` or `collect`."""
 
     def __init__(self, ingest: Ingest, *, on_commit: OnCommit, on_refusal: OnRefusal) -> None:
         self._ingest, self._on_commit, self._on_refusal = ingest, on_commit, on_refusal
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="committing")
-        self._under_way: dict[int, Future[Applied]] = {}
+        self._under_way: dict[int, _Batch] = {}
+        self._waiting: deque[_Batch] = deque()
         self._done: list[Applied] = []
         self._refused: set[int] = set()
         self._ended = False
@@ -47,46 +74,71 @@ class Committing:
         self._take(partition)
         return partition not in self._refused
 
-    def submit(self, partition: int, prepared: Prepared, *, end: int, now_ms: int) -> None:
-        """Publish and commit a settled partition's next batch, behind those of other partitions; waits while too many are."""
-        assert partition not in self._under_way and partition not in self._refused, f"partition {partition} is not settled"
-        while len(self._under_way) >= UNDER_WAY_MAX:
+    def submit(self, batches: Sequence[Reduced], *, now_ms: int) -> None:
+        """Publish and commit settled partitions' next batches, behind those of others; waits while too much is under way."""
+        for one in batches:
+            settled = one.partition not in self._under_way and one.partition not in self._refused
+            assert settled, f"partition {one.partition} is not settled"
+        while sum(map(len, self._under_way.values())) >= UNDER_WAY_MAX:
             self._take(next(iter(self._under_way)))
-        self._under_way[partition] = self._executor.submit(self._finish, partition, prepared, end, now_ms)
+        for one in batches:
+            batch = self._under_way[one.partition] = _Batch(one, now_ms)
+            self._waiting.append(batch)
+        for _ in batches:
+            self._executor.submit(self._finish_waiting)
 
     def collect(self, *, wait: bool) -> list[Applied]:
         """What was committed since the last call, in order; with `wait` everything submitted."""
-        for partition, future in list(self._under_way.items()):
-            if wait or future.done():
+        for partition, batch in list(self._under_way.items()):
+            if wait or batch.done.done():
                 self._take(partition)
         done, self._done = self._done, []
         return done
 
     def close(self) -> None:
-        """Let the commit at hand end, drop the rest."""
+        """Let the commits at hand end, drop the rest."""
         self._ended = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _take(self, partition: int) -> None:
-        future = self._under_way.pop(partition, None)
-        if future is None:
+        batch = self._under_way.pop(partition, None)
+        if batch is None:
             return
         try:
-            self._done.append(future.result())
+            self._done.append(batch.done.result())
         except (Fenced, WatermarkMoved) as refusal:
             self._refused.add(partition)
             self._on_refusal(partition, refusal)
 
-    def _finish(self, partition: int, prepared: Prepared, end: int, now_ms: int) -> Applied:
+    def _finish_waiting(self) -> None:
+        """Submitted with each batch; one that an earlier call took along leaves nothing to do."""
+        batches = self._next()
+        try:
+            if batches:
+                self._finish(batches)
+        except BaseException as error:  # noqa: BLE001  # raised where it is collected
+            self._ended = True
+            for batch in batches:
+                if not batch.done.done():
+                    batch.done.set_exception(error)
+
+    def _next(self) -> list[_Batch]:
+        """The batch that has waited longest, and those behind it that go with it."""
+        batches: list[_Batch] = []
+        while self._waiting and (not batches or sum(map(len, batches)) + len(self._waiting[0]) <= TOGETHER_MAX):
+            batches.append(self._waiting.popleft())
+        return batches
+
+    def _finish(self, batches: list[_Batch]) -> None:
         if self._ended:
             raise _Ended("nothing is sent after an error")
-        try:
-            self._ingest.publish([prepared], now_ms=now_ms)
-            applied = self._ingest.commit(prepared, ends={partition: end})
+        self._ingest.publish([batch.reduced.prepared for batch in batches], now_ms=batches[-1].now_ms)
+        for batch in batches:
+            partition, end = batch.reduced.partition, batch.reduced.end
+            try:
+                applied = self._ingest.commit(batch.reduced.prepared, ends={partition: end})
+            except (Fenced, WatermarkMoved) as refusal:
+                batch.done.set_exception(refusal)
+                continue
             self._on_commit(partition, applied, end)
-        except (Fenced, WatermarkMoved):
-            raise
-        except BaseException:
-            self._ended = True
-            raise
-        return applied
+            batch.done.set_result(applied)

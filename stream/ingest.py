@@ -66,7 +66,10 @@ class Applied:
 
 @dataclass
 class Prepared:
-    """A batch reduced and not yet committed: what it will write, and what is to be on the log before it may."""
+    """A batch reduced and not yet committed: what it will write, and what is to be on the log before it may.
+
+    items (C,), counts (C, 4), counted_in (C,): what was counted, its new counts, and the partition they lie in.
+    """
 
     decoded: Decoded
     hashed: Hashed
@@ -77,6 +80,7 @@ class Prepared:
     writes: list[Write] = field(default_factory=list)
     items: U64s = field(default_factory=lambda: np.empty(0, np.uint64))
     counts: I64s = field(default_factory=lambda: np.empty((0, 4), np.int64))
+    counted_in: I64s = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -272,9 +276,9 @@ class Ingest:
     def _count(self, batch: Prepared, counted: "_Counted", table: I64s) -> None:
         reduce_counts(table, counted.rows, batch.hashed.columns, batch.applied, self._shape)
         used = table[:, 0] > 0
-        batch.items, batch.counts = counted.items[used], table[used]
+        batch.items, batch.counts, batch.counted_in = counted.items[used], table[used], counted.where[used]
         if used.any():
-            batch.writes += write_rows(COUNTS, counted.where[used], batch.items, store_counts(np.ascontiguousarray(batch.counts)))
+            batch.writes += write_rows(COUNTS, batch.counted_in, batch.items, store_counts(np.ascontiguousarray(batch.counts)))
 
     def _connect(self, batch: Prepared) -> None:
         """Neighbours and dirty marks as part of this commit; a collection has no vector and is not marked."""

@@ -18,12 +18,13 @@ from storage.log import PACK, Log, Record
 from storage.names import Names
 from storage.state import Fenced, State, WatermarkMoved
 from stream.archiver import Archiver
-from stream.committing import Committing
+from stream.committing import Committing, Reduced
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
 from stream.edges import EDGES
 from stream.ingest import EVENTS, Applied, Ingest, no_fault
 from stream.kafka import SESSION_MS, Kafka
+from stream.parting import parted
 from stream.shape import Shape
 from stream.wire import Decoded, decode
 
@@ -35,6 +36,8 @@ EVENTS_AT_ONCE: Final = 32_768
 """A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
 PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
+TOGETHER_BYTES: Final = 256 << 10
+"""So little is reduced at once, whatever partitions it is of: one after the other they would wait for more than they work."""
 EDGES_EVERY_MS: Final = 150
 """Edges of so long are applied together: to write a list costs more than to change it, and busy nodes come again and again."""
 EDGE_RECORDS_MAX: Final = 512
@@ -143,7 +146,10 @@ class Worker:
         return self._connecting.claim_partition(partition)
 
     def _apply(self, batches: Sequence[Batch], now_ms: int) -> None:
-        """Turn by turn a piece of each partition, so that another's is reduced while one is committed."""
+        """Little of many partitions at once; else turn by turn a piece of each, so that another's is reduced while one is committed."""
+        if sum(len(record.value) for batch in batches for record in batch.records) <= TOGETHER_BYTES:
+            self._apply_together([batch for batch in batches if self._committing.settle(batch.partition)], now_ms)
+            return
         left = {batch.partition: pieces(batch) for batch in batches}
         while left:
             for partition, rest in list(left.items()):
@@ -151,7 +157,15 @@ class Worker:
                 if decoded is None or not self._committing.settle(partition):
                     del left[partition]
                 else:
-                    self._committing.submit(partition, self._ingest.prepare(decoded), end=end, now_ms=now_ms)
+                    self._committing.submit([Reduced(partition, self._ingest.prepare(decoded), end)], now_ms=now_ms)
+
+    def _apply_together(self, batches: Sequence[Batch], now_ms: int) -> None:
+        records = [record for batch in batches for record in batch.records]
+        prepared = dict(parted(self._ingest.prepare(decode(records)))) if records else {}
+        for batch in batches:
+            if not batch.records:  # only its reader has moved on
+                prepared[batch.partition] = self._ingest.prepare(decode([]))
+        self._committing.submit([Reduced(batch.partition, prepared[batch.partition], batch.end) for batch in batches], now_ms=now_ms)
 
     def _committed(self, partition: int, applied: Applied, end: int) -> None:
         if self._archiver is not None:

@@ -3,6 +3,7 @@
 wanted = Wanted(site.shape); wanted.add(messages, site.fill(messages)); ...; verdict = judged(site, wanted, recovery_s=3.2)
 """
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -83,8 +84,9 @@ def judged(site: Site, wanted: Wanted, *, recovery_s: float, archive: Archive | 
             for table in exact
             if dict(site.state.scan(table, partition)) != oracle.blobs(table, partition)
         ]
-        if not oracle.trims and _weights(dict(site.state.scan(NEIGHBOURS, partition)), oracle.blobs(NEIGHBOURS, partition)) > NEAR:
-            wrong.append(f"neighbours of partition {partition} weigh not what the oracle's do")
+        apart = _weights(dict(site.state.scan(NEIGHBOURS, partition)), oracle.blobs(NEIGHBOURS, partition))
+        if not oracle.trims and apart > NEAR:
+            wrong.append(f"neighbours of partition {partition} weigh not what the oracle's do: {apart:.2g} apart")
     return Verdict(max(0, lost), max(0, doubled), recovery_s, (*wrong, *unlike_a_replay(site, archive)))
 
 
@@ -117,7 +119,7 @@ def _events(blob: bytes) -> int:
 def _weights(live: dict[int, bytes], truth: dict[int, bytes]) -> float:
     """The largest relative difference of two lists' sums."""
     if live.keys() != truth.keys():
-        return 1.0
+        return math.inf
     return max((abs(_sum(live[node]) - _sum(blob)) / max(_sum(blob), 1) for node, blob in truth.items()), default=0.0)
 
 

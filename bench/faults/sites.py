@@ -39,7 +39,10 @@ from stream.shape import Shape
 APPLIED: Final = (EVENTS, EDGES)
 APPLIED_S: Final = 90.0
 STOP_S: Final = 20.0
-TOPIC: Final = {"message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**62), "max.message.bytes": str(2 << 20)}
+TOPIC: Final = {
+    "message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**62), "max.message.bytes": str(2 << 20),
+    "retention.ms": "-1",  # records say that they are years old, and this broker looks for old ones twice a second
+}  # fmt: skip
 Process = subprocess.Popen[bytes]
 
 

@@ -303,7 +303,7 @@ def test_no_secret_is_in_what_a_refused_kafka_says(given: dict[str, Any]) -> Non
 
 
 def test_no_secret_is_logged_even_at_debug(site: Secured, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG), services(site.settings("worker")) as services_:
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="kafka"), services(site.settings("worker")) as services_:
         assert services_.log.topic(EVENTS).partitions == PARTITIONS
     assert "kafka" in {record.name.split(".")[0] for record in caplog.records}, "they do log"
     assert SECRET not in caplog.text

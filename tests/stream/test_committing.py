@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from bench.services import wait_until
+from storage.log import Record
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
 from storage.state_memory import MemoryState
-from stream.committing import UNDER_WAY_MAX, Committing
+from stream import committing
+from stream.committing import Committing, Reduced
 from stream.edges import EDGES
 from stream.ingest import EVENTS, Applied, Ingest, no_fault
 from stream.wire import decode
@@ -50,9 +52,12 @@ class Table:
         """As the worker does; whether the partition was settled."""
         if not self.committing.settle(partition):
             return False
-        records = [record for record in self.log.read(EVENTS, partition, begin) if record.offset < end]
-        self.committing.submit(partition, self.ingest.prepare(decode(records)), end=end, now_ms=APPEND_MS)
+        prepared = self.ingest.prepare(decode(self.records(partition, begin, end)))
+        self.committing.submit([Reduced(partition, prepared, end)], now_ms=APPEND_MS)
         return True
+
+    def records(self, partition: int, begin: int, end: int) -> list[Record]:
+        return [record for record in self.log.read(EVENTS, partition, begin) if record.offset < end]
 
     def edges(self) -> int:
         """Messages sent."""
@@ -96,46 +101,114 @@ def test_after_a_refusal_nothing_of_the_partition_is_sent_until_it_is_claimed_ag
     assert table.edges() > sent, "they are sent again, and known by their place"
 
 
+class Gate:
+    """A fault that notes the points it meets, and holds the first one until it is opened."""
+
+    def __init__(self) -> None:
+        self.met: list[str] = []
+        self.reached, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, point: str) -> None:
+        self.met.append(point)
+        self.reached.set()
+        assert self._open.wait(SOON_S)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def submit_behind(table: Table, gate: Gate) -> None:
+    """Partition 0's batch is on its way, those of 1 and 2 wait behind it."""
+    assert table.submit(0, 0, 10)
+    assert gate.reached.wait(SOON_S)
+    assert table.submit(1, 0, 10) and table.submit(2, 0, 10)
+
+
+PUBLISHED, COMMITTED = ["before edges", "after edges"], ["before commit", "after commit"]
+
+
+def test_what_waits_together_is_acknowledged_together_and_committed_each_by_itself(tmp_path: Path) -> None:
+    gate = Gate()
+    with Table(tmp_path, gate) as table:
+        submit_behind(table, gate)
+        gate.open()
+        applied = table.committing.collect(wait=True)
+        met = [point for point in gate.met if "dead letters" not in point]
+        assert met == [*PUBLISHED, *COMMITTED, *PUBLISHED, *COMMITTED, *COMMITTED]
+        assert [one.decoded.records[0].partition for one in applied] == [0, 1, 2]
+        assert table.state.watermarks(EVENTS) == {0: 10, 1: 10, 2: 10}
+
+
+def test_a_refusal_is_one_partitions_own_also_when_it_went_with_others(tmp_path: Path) -> None:
+    gate = Gate()
+    with Table(tmp_path, gate) as table:
+        submit_behind(table, gate)
+        table.state.claim(EVENTS, 1, table.log.topic(EVENTS).id)
+        gate.open()
+        assert len(table.committing.collect(wait=True)) == 2
+        assert (table.refusals, [partition for partition, _ in table.ends]) == ([1], [0, 2])
+        assert table.state.watermarks(EVENTS) == {0: 10, 1: 0, 2: 10}
+        assert not table.submit(1, 10, 20) and table.submit(2, 10, 20)
+
+
+def test_large_batches_go_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committing, "TOGETHER_MAX", 1)
+    gate = Gate()
+    with Table(tmp_path, gate) as table:
+        submit_behind(table, gate)
+        gate.open()
+        table.committing.collect(wait=True)
+        assert gate.met.count("before edges") == 3 and table.state.watermarks(EVENTS) == {0: 10, 1: 10, 2: 10}
+
+
 def test_an_error_is_raised_where_it_is_collected_and_nothing_more_is_sent(tmp_path: Path) -> None:
-    gate = threading.Event()
+    gate = Gate()
 
     def fault(point: str) -> None:
+        gate(point)
         if point == "before edges":
-            assert gate.wait(SOON_S)
             raise OSError("no acknowledgement")
 
     with Table(tmp_path, fault) as table:
-        assert table.submit(0, 0, 10) and table.submit(1, 0, 10)
-        gate.set()
+        submit_behind(table, gate)
+        gate.open()
         with pytest.raises(OSError, match="no acknowledgement"):
             table.committing.collect(wait=True)
-        with pytest.raises(RuntimeError, match="nothing is sent after an error"):
-            table.committing.collect(wait=True)
+        for _ in (1, 2):
+            with pytest.raises(RuntimeError, match="nothing is sent after an error"):
+                table.committing.collect(wait=True)
         assert (table.edges(), table.ends) == (0, [])
 
 
-def test_no_more_than_so_many_are_under_way_and_a_stop_drops_what_has_not_begun(tmp_path: Path) -> None:
-    gate, reached = threading.Event(), threading.Event()
-
-    def fault(point: str) -> None:
-        reached.set()
-        assert gate.wait(SOON_S)
-
-    with Table(tmp_path, fault) as table:
-        for partition in range(3):
-            assert table.submit(partition, 0, 10)
-        assert reached.wait(SOON_S) and table.committing.collect(wait=False) == []
-        assert UNDER_WAY_MAX == 3, "one more would have waited"
+def test_a_stop_drops_what_has_not_begun(tmp_path: Path) -> None:
+    gate = Gate()
+    with Table(tmp_path, gate) as table:
+        submit_behind(table, gate)
+        assert table.committing.collect(wait=False) == []
         stop = threading.Thread(target=table.committing.close)
         stop.start()
         wait_until(lambda: table.committing._ended, seconds=SOON_S)
-        gate.set()
+        gate.open()
         stop.join()
         assert [partition for partition, _ in table.ends] == [0]
         assert table.state.watermarks(EVENTS) == {0: 10, 1: 0, 2: 0}
 
 
+def test_who_submits_waits_while_too_much_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    with Table(tmp_path, gate) as table:
+        monkeypatch.setattr(committing, "UNDER_WAY_MAX", sum(len(decode(table.records(partition, 0, 10))) for partition in (0, 1)))
+        submitting = threading.Thread(target=submit_behind, args=(table, gate))
+        submitting.start()
+        wait_until(lambda: list(table.committing._under_way) == [1], seconds=SOON_S)  # the first is being waited for
+        assert submitting.is_alive()
+        gate.open()
+        submitting.join()
+        table.committing.collect(wait=True)
+        assert table.state.watermarks(EVENTS) == {0: 10, 1: 10, 2: 10}
+
+
 def test_a_partition_that_is_not_settled_takes_no_second_batch(table: Table) -> None:
     assert table.submit(0, 0, 10)
     with pytest.raises(AssertionError, match="partition 0 is not settled"):
-        table.committing.submit(0, table.ingest.prepare(decode([])), end=10, now_ms=APPEND_MS)
+        table.committing.submit([Reduced(0, table.ingest.prepare(decode([])), 10)], now_ms=APPEND_MS)
