@@ -67,6 +67,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def worker(kafka: KafkaServer, redis: RedisServer, log: Path) -> Iterator[Cluster]:
     port = free_port()
     settings = {"KAFKA": kafka.bootstrap, "REDIS": redis.url, "PARTITIONS": "2", "PAGE_PORT": str(port), "REDIS_PASSWORD": ""}
+    settings["STORE"] = str(log.with_name("store"))
     environment = os.environ | {f"FRESHET_{name}": value for name, value in settings.items()}
     with log.open("wb") as sink:
         process = subprocess.Popen([sys.executable, "-m", "freshet", "worker"], cwd=ROOT, env=environment, stdout=sink, stderr=sink)

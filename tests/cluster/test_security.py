@@ -149,7 +149,7 @@ def test_the_worker_process_serves_its_page_applies_and_stops_in_order(site: Sec
     port = free_port()
     output = tmp_path / "output"
     with output.open("wb") as sink:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **site.environment("worker", page_port=port)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **site.environment("worker", page_port=port, store=tmp_path / "store")}
         worker = subprocess.Popen([sys.executable, "-m", "freshet", "worker"], cwd=ROOT, env=environment, stdout=sink, stderr=sink)
     try:
         users = site.send(60)
