@@ -14,9 +14,11 @@ The page has `/healthz` and `/metrics`. A service that is away is told in the lo
 import asyncio
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -32,6 +34,8 @@ from stream.watching import Progress, Watch
 from stream.worker import Worker, run
 
 log = logging.getLogger(__name__)
+_NO_TABLES: Final = str(Path(tempfile.gettempdir()) / "freshet-worker")
+"""Where faust would keep tables; there are none, but it makes the folder, and in the working directory unless told."""
 STOP_S: Final = 9.0
 """What has not stopped by then is dropped with the process: nothing of it was committed."""
 STUCK_MS: Final = 30_000
@@ -155,7 +159,7 @@ def run_app(worker: Worker, entities: EntityWriter, kafka: Kafka, *, web: Web, c
     """Until SIGTERM or SIGINT, or until something goes wrong, which ends the process with a status that is not 0."""
     app = faust.App(
         f"{kafka.prefix}freshet-worker", broker=_brokers(kafka), broker_credentials=_credentials(kafka), store="memory://",
-        web_host=web.host, web_port=web.port, topic_disable_leader=True, topic_allow_declare=False, autodiscover=False,
+        datadir=_NO_TABLES, web_host=web.host, web_port=web.port, topic_disable_leader=True, topic_allow_declare=False, autodiscover=False,
         broker_session_timeout=SESSION_MS / 1000, stream_wait_empty=False, consumer_auto_offset_reset="earliest",
     )  # fmt: skip
     watch = Watch(worker, kafka, clock_ms)
@@ -168,11 +172,11 @@ def run_app(worker: Worker, entities: EntityWriter, kafka: Kafka, *, web: Web, c
 
 
 def _service(worker: Worker, watch: Watch, metrics: Metrics, clock_ms: Callable[[], int]) -> type[Service]:
-    class Path(HotPath):
+    class Hot(HotPath):
         def __init__(self, **options: Any) -> None:
             super().__init__(worker, watch, metrics, clock_ms, **options)
 
-    return Path
+    return Hot
 
 
 def _brokers(kafka: Kafka) -> list[str]:
