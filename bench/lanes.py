@@ -64,7 +64,10 @@ class Lanes:
         last = time.monotonic()
         for n, event in enumerate(events):
             with self._lock:
-                self._lock.wait_for(lambda n=n: self._error or n - min(self._open, default=n) < APART_MAX, TIMEOUT_S)  # type: ignore[misc]
+                if not self._lock.wait_for(lambda: self._error or n - min(self._open, default=n) < APART_MAX, TIMEOUT_S):  # noqa: B023  # called here
+                    raise TimeoutError(
+                        f"event {min(self._open):,} was not answered while {APART_MAX:,} later ones waited for {TIMEOUT_S:.0f} s"
+                    )
                 if self._error is not None:
                     break
                 self._open.add(n)
