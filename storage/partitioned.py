@@ -6,7 +6,7 @@ import numpy as np
 
 from storage.arrays import I64s, U64s
 from storage.ragged import number_rows
-from storage.state import State, Write
+from storage.state import Claim, State, Write
 
 
 def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
@@ -23,8 +23,8 @@ def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[byt
     return read_tables(state, [(table, partitions, ids)])[0]
 
 
-def read_tables(state: State, asked: Sequence[tuple[str, I64s, U64s]]) -> list[list[bytes | None]]:
-    """The same of several tables, (table, partitions, ids) each, at once."""
+def read_tables(state: State, asked: Sequence[tuple[str, I64s, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
+    """The same of several tables, (table, partitions, ids) each, at once; `at` as in `State.read_many`."""
     parts: list[tuple[str, int, U64s]] = []
     places: list[tuple[int, list[int]]] = []
     for n, (table, partitions, ids) in enumerate(asked):
@@ -34,7 +34,7 @@ def read_tables(state: State, asked: Sequence[tuple[str, I64s, U64s]]) -> list[l
             parts.append((table, partition, ids[here] if len(where) > 1 else ids))
             places.append((n, here.tolist()))
     found: list[list[bytes | None]] = [[None] * len(ids) for _, _, ids in asked]
-    for (n, rows), blobs in zip(places, state.read_many(parts), strict=True):
+    for (n, rows), blobs in zip(places, state.read_many(parts, at=at), strict=True):
         if len(rows) == len(found[n]):
             found[n] = blobs
             continue

@@ -106,8 +106,11 @@ class State(Protocol):
     def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
         """Blobs in the order asked; None where there is none."""
 
-    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
-        """Several reads, (table, partition, ids) each, at once: what `read` would give, in one transaction or round trip."""
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
+        """Several reads, (table, partition, ids) each, at once: what `read` would give, in one transaction or round trip.
+
+        `at`, (claim, watermark) each: raises `Fenced`, `WatermarkMoved` unless that is what was read.
+        """
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare epochs and watermarks, then write everything at once. Raises `Fenced`, `WatermarkMoved`."""
@@ -141,13 +144,9 @@ def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
         )
 
 
-def check_advance(advance: Advance, epoch: int, watermark: int) -> None:
+def check_claim(claim: Claim, before: int, *, epoch: int, watermark: int) -> None:
     """Raise unless the claim is the latest and the watermark is where the batch began."""
-    if epoch != advance.claim.epoch:
-        raise Fenced(
-            f"partition {advance.claim.partition} of {advance.claim.stream!r} is at epoch {epoch}, this claim is of {advance.claim.epoch}"
-        )
-    if watermark != advance.before:
-        raise WatermarkMoved(
-            f"partition {advance.claim.partition} of {advance.claim.stream!r} stands at {watermark}, the batch began at {advance.before}"
-        )
+    if epoch != claim.epoch:
+        raise Fenced(f"partition {claim.partition} of {claim.stream!r} is at epoch {epoch}, this claim is of {claim.epoch}")
+    if watermark != before:
+        raise WatermarkMoved(f"partition {claim.partition} of {claim.stream!r} stands at {watermark}, the batch began at {before}")

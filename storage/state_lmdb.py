@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Write, check_advance, check_shape, check_topic
+from storage.state import TABLES, Advance, Claim, Write, check_claim, check_shape, check_topic
 
 _BOOT: Final = b"boot"
 _SHAPE: Final = b"shape"
@@ -93,9 +93,12 @@ class LmdbState:
         """Blobs in the order asked. O(log n) each; ids in key order are read fastest."""
         return self.read_many([(table, partition, ids)])[0]
 
-    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
         """Several reads of one snapshot."""
         with self._env.begin() as txn:
+            for claim, watermark in at:
+                held = self._held(txn, claim.stream, claim.partition)
+                check_claim(claim, watermark, epoch=held.epoch, watermark=held.watermark)
             return [self._read(txn, self._tables[table], _keys(partition, ids)) for table, partition, ids in asked]
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
@@ -104,7 +107,7 @@ class LmdbState:
             for advance in advances:
                 claim = advance.claim
                 held = self._held(txn, claim.stream, claim.partition)
-                check_advance(advance, held.epoch, held.watermark)
+                check_claim(claim, advance.before, epoch=held.epoch, watermark=held.watermark)
                 held.watermark = advance.after
                 txn.put(_key(claim.stream, claim.partition), msgspec.json.encode(held), db=self._meta)
             for write in writes:

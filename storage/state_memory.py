@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Write, check_advance, check_shape, check_topic
+from storage.state import TABLES, Advance, Claim, Write, check_claim, check_shape, check_topic
 
 
 class MemoryState:
@@ -44,15 +44,16 @@ class MemoryState:
         rows = self._tables.get((table, partition), {})
         return [rows.get(key) for key in ids.tolist()]
 
-    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
         """Several reads."""
+        for claim, watermark in at:
+            self._check(claim, watermark)
         return [self.read(*one) for one in asked]
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare all, then write all."""
         for advance in advances:
-            epoch, watermark, _, _ = self._streams.get((advance.claim.stream, advance.claim.partition), (0, 0, "", 0))
-            check_advance(advance, epoch, watermark)
+            self._check(advance.claim, advance.before)
         for advance in advances:
             key = (advance.claim.stream, advance.claim.partition)
             epoch, _, stored, incarnation = self._streams[key]
@@ -72,3 +73,7 @@ class MemoryState:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _check(self, claim: Claim, before: int) -> None:
+        epoch, watermark, _, _ = self._streams.get((claim.stream, claim.partition), (0, 0, "", 0))
+        check_claim(claim, before, epoch=epoch, watermark=watermark)

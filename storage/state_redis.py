@@ -20,7 +20,7 @@ from redis.connection import HiredisRespSerializer
 from storage.arrays import U64s
 from storage.changes_redis import ENTITIES, feed_key, note_of, note_of_nodes
 from storage.slots import tags
-from storage.state import DIRTY, NODES, ORDERS, TALLIES, UPSTREAM, Advance, Claim, Newest, Write, check_advance, check_shape, check_topic
+from storage.state import DIRTY, NODES, ORDERS, TALLIES, UPSTREAM, Advance, Claim, Newest, Write, check_claim, check_shape, check_topic
 
 BUCKETS: Final = 16
 """Of each table but the short ones. Part of what is stored: it may never change."""
@@ -138,8 +138,8 @@ class RedisState:
         """Blobs in the order asked, in one round trip."""
         return self.read_many([(table, partition, ids)])[0]
 
-    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
-        """Several reads in one round trip."""
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
+        """Several reads in one round trip; where a partition stands is asked last, on the same connection: what came before is of it."""
         found: list[list[bytes | None]] = []
         places: list[tuple[list[bytes | None], Sequence[int]]] = []
         with self._client.pipeline(transaction=False) as pipe:
@@ -149,7 +149,12 @@ class RedisState:
                 for key, rows, fields in self._buckets(table, partition, ids):
                     pipe.hmget(key, fields)
                     places.append((blobs, rows))
-            for (blobs, rows), values in zip(places, pipe.execute() if places else [], strict=True):
+            for claim, _ in at:
+                pipe.hmget(self._stream(claim.stream, claim.partition), "e", "w")
+            answers = pipe.execute() if places or at else []
+            for (claim, watermark), (epoch, mark) in zip(at, answers[len(places) :], strict=True):
+                check_claim(claim, watermark, epoch=int(epoch or 0), watermark=int(mark or 0))
+            for (blobs, rows), values in zip(places, answers, strict=False):
                 if isinstance(rows, range):
                     blobs[rows.start : rows.stop] = values
                     continue
@@ -176,7 +181,7 @@ class RedisState:
         if refused:
             what, advance, held = refused[0], advances[refused[1] - 1], int(refused[2])
             epoch = held if what == b"epoch" else advance.claim.epoch
-            check_advance(advance, epoch, held if what == b"watermark" else advance.before)
+            check_claim(advance.claim, advance.before, epoch=epoch, watermark=held if what == b"watermark" else advance.before)
 
     def put_newest(self, partition: int, rows: Sequence[Newest]) -> list[bool]:
         """Write each row, with its dirty mark, unless a newer or the same one is there, compared in the write: which were written."""

@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import IllegalStateError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from storage.log import Record
 from storage.state import Gap
+from stream.assigning import TopicByTopic
+from stream.joining import keep_joins
 from stream.kafka import SESSION_MS, Kafka, KafkaUnreachable, unreachable
 from stream.kafka_records import read_in_batches
 
-HEARTBEAT_MS: Final = 2000
+HEARTBEAT_MS: Final = 300
+"""The answer to it is how a member learns that another has come; until all have, nobody reads on."""
 LEAVE_MS: Final = 3000
 """A broker that has not answered to a goodbye by then learns of it when the session ends."""
 PARTITION_BYTES: Final = 1 << 20
@@ -56,7 +58,7 @@ class BatchConsumer:
         self._claim_partition, self._prefix = claim, kafka.prefix
         self._where = kafka.bootstrap
         options = kafka.consumer_options(group=group) | {
-            "partition_assignment_strategy": [CooperativeStickyAssignor],
+            "partition_assignment_strategy": [TopicByTopic],
             "session_timeout_ms": session_ms,
             "heartbeat_interval_ms": min(HEARTBEAT_MS, session_ms // 3),
             "max_partition_fetch_bytes": PARTITION_BYTES,
@@ -66,6 +68,7 @@ class BatchConsumer:
         except KafkaError as error:
             raise unreachable(kafka, error) from error
         read_in_batches(self._consumer)
+        keep_joins(self._consumer)
         self._notes = _Notes(self._consumer)
         self._held: dict[TopicPartition, int] = {}
         wanted = [kafka.topic(topic) for topic in topics]

@@ -157,7 +157,11 @@ class Ingest:
         return self.commit(prepared)
 
     def prepare(self, decoded: Decoded) -> Prepared:
-        """Validate, hash and reduce a batch over the state as it is; nothing is written."""
+        """Validate, hash and reduce a batch over the state as it is; nothing is written.
+
+        Raises `Fenced`, `WatermarkMoved` as `commit` does, and before anything is sent: edges made over a state that somebody else has,
+        or that has lost its last second, would make the ones in between look old.
+        """
         records = decoded.records
         append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
         reasons = refusals(decoded.source, append_ms, self._shape)
@@ -259,7 +263,8 @@ class Ingest:
         where[places] = hashed.partitions
         counted = _Counted.of(hashed)
         asked = [(HISTORIES, where, users), (SEEN, where, users), (COUNTS, counted.where, counted.items)]
-        histories, seen_sets, counts = read_tables(self._state, asked)
+        at = [(self._claims[p], self._marks[p]) for p in {record.partition for record in decoded.records}]
+        histories, seen_sets, counts = read_tables(self._state, asked, at=at)
         added = np.bincount(places, minlength=len(users)).astype(np.int64)
         held = load_histories(histories, added, history_max=shape.history_max)
         seen = load_seen(seen_sets, added, seen_max=shape.seen_max)

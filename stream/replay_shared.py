@@ -176,9 +176,9 @@ class _Claims:
         """The state's."""
         return self._state.read(table, partition, ids)
 
-    def read_many(self, asked: Sequence[tuple[str, int, U64s]]) -> list[list[bytes | None]]:
+    def read_many(self, asked: Sequence[tuple[str, int, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
         """The state's."""
-        return self._state.read_many(asked)
+        return self._state.read_many(asked, at=at)
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """The state's."""

@@ -22,7 +22,7 @@ from stream.committing import Committing, Reduced
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
 from stream.edges import EDGES
-from stream.ingest import EVENTS, Applied, Ingest, no_fault
+from stream.ingest import EVENTS, Applied, Ingest, Prepared, no_fault
 from stream.kafka import SESSION_MS, Kafka
 from stream.parting import parted
 from stream.shape import Shape
@@ -154,18 +154,33 @@ class Worker:
         while left:
             for partition, rest in list(left.items()):
                 decoded, end = next(rest, (None, 0))
-                if decoded is None or not self._committing.settle(partition):
+                prepared = None
+                if decoded is not None and self._committing.settle(partition):
+                    prepared = self._prepare(decoded, [partition])
+                if prepared is None:
                     del left[partition]
                 else:
-                    self._committing.submit([Reduced(partition, self._ingest.prepare(decoded), end)], now_ms=now_ms)
+                    self._committing.submit([Reduced(partition, prepared, end)], now_ms=now_ms)
 
     def _apply_together(self, batches: Sequence[Batch], now_ms: int) -> None:
         records = [record for batch in batches for record in batch.records]
-        prepared = dict(parted(self._ingest.prepare(decode(records)))) if records else {}
+        together = self._prepare(decode(records), [batch.partition for batch in batches])
+        if together is None:
+            return
+        prepared = dict(parted(together)) if records else {}
         for batch in batches:
             if not batch.records:  # only its reader has moved on
                 prepared[batch.partition] = self._ingest.prepare(decode([]))
         self._committing.submit([Reduced(batch.partition, prepared[batch.partition], batch.end) for batch in batches], now_ms=now_ms)
+
+    def _prepare(self, decoded: Decoded, partitions: Sequence[int]) -> Prepared | None:
+        """None when one of them is not as it was left; who owns which is then seen anew, of all of them."""
+        try:
+            return self._ingest.prepare(decoded)
+        except (Fenced, WatermarkMoved) as refusal:
+            for partition in partitions:
+                self._refused(EVENTS, partition, refusal)
+            return None
 
     def _committed(self, partition: int, applied: Applied, end: int) -> None:
         if self._archiver is not None:

@@ -59,6 +59,24 @@ def test_partitions_that_go_to_another_end_nothing_at_whatever_moment_they_go(wi
         second.close()
 
 
+def test_members_join_and_share_however_short_their_polls_are(wide: Site) -> None:
+    """What the brokers say of a group comes while nobody polls; a member that asked anew each time would never be done."""
+    members = [member(wide), member(wide)]
+
+    def shared() -> bool:
+        for one in members:
+            one.poll(timeout_ms=0, records_max=100)
+        return sorted(len(one.held) for one in members) == [1, 2]
+
+    try:
+        wait_until(shared, seconds=SETTLED_S / 3)
+        held = [set(one.held) for one in members]
+        assert not held[0] & held[1]
+    finally:
+        for one in members:
+            one.close()
+
+
 def test_a_reader_that_stood_still_takes_no_record_of_a_topic_made_anew(wide: Site) -> None:
     """Kafka is asked by name, and the new topic is longer than the old one was: its records lie where this reader goes on."""
     append(wide, 20)

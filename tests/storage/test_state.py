@@ -131,6 +131,18 @@ def test_a_commit_from_another_watermark_writes_nothing(state: State) -> None:
     assert state.read(COUNTS, 0, ids(1)) == [None] and state.watermarks("events") == {0: 4}
 
 
+def test_a_read_says_whether_it_is_of_the_watermark_it_was_asked_at(wide: State) -> None:
+    asked = [(COUNTS, 1, ids(7))]
+    old, claim = wide.claim("events", 1, "topic"), wide.claim("events", 1, "topic")
+    other = wide.claim("events", 0, "topic")
+    wide.commit([Advance(claim, 0, 4)], [Write(COUNTS, 1, ids(7), [b"x"])])
+    assert wide.read_many(asked, at=[(other, 0), (claim, 4)]) == [[b"x"]] and wide.read_many([], at=[(claim, 4)]) == []
+    with pytest.raises(WatermarkMoved, match="partition 1 of 'events' stands at 4, the batch began at 5"):
+        wide.read_many(asked, at=[(other, 0), (claim, 5)])
+    with pytest.raises(Fenced, match="partition 1 of 'events' is at epoch 2, this claim is of 1"):
+        wide.read_many(asked, at=[(old, 4)])
+
+
 def test_a_commit_is_all_or_nothing_over_partitions(wide: State) -> None:
     good, bad = wide.claim("events", 0, "topic"), wide.claim("events", 1, "topic")
     wide.claim("events", 1, "topic")

@@ -48,11 +48,12 @@ class Table:
     def _committed(self, partition: int, applied: Applied, end: int) -> None:
         self.ends.append((partition, end))
 
-    def submit(self, partition: int, begin: int, end: int) -> bool:
-        """As the worker does; whether the partition was settled."""
+    def submit(self, partition: int, begin: int, end: int, *, meanwhile: Callable[[], object] = lambda: None) -> bool:
+        """As the worker does; whether the partition was settled. `meanwhile`: between reducing and sending."""
         if not self.committing.settle(partition):
             return False
         prepared = self.ingest.prepare(decode(self.records(partition, begin, end)))
+        meanwhile()
         self.committing.submit([Reduced(partition, prepared, end)], now_ms=APPEND_MS)
         return True
 
@@ -86,8 +87,8 @@ def test_what_goes_side_by_side_comes_to_what_the_oracle_says(table: Table) -> N
 
 
 def test_after_a_refusal_nothing_of_the_partition_is_sent_until_it_is_claimed_again(table: Table) -> None:
-    table.state.claim(EVENTS, 1, table.log.topic(EVENTS).id)
-    assert table.submit(0, 0, 10) and table.submit(1, 0, 10)
+    assert table.submit(0, 0, 10)
+    assert table.submit(1, 0, 10, meanwhile=lambda: table.state.claim(EVENTS, 1, table.log.topic(EVENTS).id))
     assert not table.submit(1, 10, 20) and table.refusals == [1]
     assert table.submit(0, 10, 20), "another partition goes on"
     table.committing.collect(wait=True)

@@ -18,8 +18,9 @@ from storage.log import PACK, Entry
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
 from storage.neighbours import node_partition
-from storage.state import DIRTY, NAMES, TABLES, TALLIES, Advance, Fenced, Gap, Write
+from storage.state import DIRTY, NAMES, TABLES, TALLIES, Advance, Fenced, Gap, WatermarkMoved, Write
 from storage.state_memory import MemoryState
+from stream.edges import EDGES
 from stream.events import Event
 from stream.ingest import EVENTS, Ingest
 from stream.refresh import marked_ms
@@ -135,6 +136,25 @@ def test_effect_once_a_paused_twin_is_fenced_and_goes_on_after_it_claims_again(l
     assert events_of(state) == 4 and totals(paused) == {"accepted": 4}
     with pytest.raises(Fenced):
         other.apply(records, now_ms=APPEND_MS)
+
+
+def test_effect_once_a_state_that_went_back_gets_no_edges_made_over_what_it_lost(log: LmdbLog) -> None:
+    log.append(EVENTS, [Entry(0, encode_event(msgspec.structs.replace(EVENT, item_id=f"i{n}", action="click"))) for n in range(6)],
+               now_ms=APPEND_MS)  # fmt: skip
+    before, state = MemoryState(), MemoryState()
+    for either in (before, state):
+        Ingest(either, log, SMALL, names=Names(either), replaying=True, edges_apart=True).claim()
+    ingest = Ingest(state, log, SMALL, names=Names(state), edges_apart=True)
+    ingest.claim()
+    records = log.read(EVENTS, 0, 0)
+    ingest.apply(records[:3], now_ms=APPEND_MS)
+    sent = log.end_offset(EDGES, 0)
+    assert sent > 0
+    state.__dict__.update(before.__dict__)
+    state.claim(EVENTS, 0, log.topic(EVENTS).id)  # as many as before, so that only the watermark tells
+    with pytest.raises(WatermarkMoved, match="stands at 0, the batch began at 3"):
+        ingest.apply(records[3:], now_ms=APPEND_MS)
+    assert log.end_offset(EDGES, 0) == sent, "they would make those in between look old"
 
 
 def test_effect_once_a_batch_from_the_old_topic_is_fenced_after_the_new_one_is_accepted(log: LmdbLog) -> None:
