@@ -39,6 +39,8 @@ WARM_SHARE: Final = 5
 """The first 1/5 of the events is history."""
 LINGER_EVENTS: Final = 4
 """Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
+FIRST_SECONDS_MAX: Final = 45.0
+"""Of the first training: nobody is served meanwhile, and all later ones begin where it ends."""
 ENTITIES_AT_ONCE: Final = 500
 REPORT_POINTS: Final = 240
 NAMED_MAX: Final = 5
@@ -164,7 +166,7 @@ class Demo:
         producer.flush()
         service.engine.drain(now_ms=now_ms())
         self.told.note(f"history: {len(rows):,} events applied; training the first model on them ...")
-        training.start(now_ms=now_ms(), events=0, threads=os.cpu_count() or 1)
+        training.start(now_ms=now_ms(), events=0, threads=os.cpu_count() or 1, seconds_max=FIRST_SECONDS_MAX)
         begin = time.perf_counter()
         while training.busy:
             service.step(now_ms=now_ms())

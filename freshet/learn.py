@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,7 @@ from freshet.walk import Walk
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
 from storage.archive import Archive
-from storage.arrays import I64s
+from storage.arrays import F32s, I64s
 from storage.catalogue import Content, decode_content
 from storage.columns import ARCHIVE_SCHEMA
 from storage.models import Registry
@@ -79,7 +80,7 @@ class Job(msgspec.Struct):
     steps_max: int = 450
     new_events: int = 5000
     blend_events: int = 1500
-    gate_events: int = 2500
+    gate_events: int = 4000
     threads: int = 1
 
 
@@ -177,7 +178,7 @@ def run(job: Job, inputs: Inputs) -> Report:
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
     candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features), counting)
     gate = GateConfig() if parent else GateConfig(gain_min=FIRST_GAIN_MIN)
-    decision = judge(list(answers(past.walk, cut.gate, [candidate, rival])), candidate, rival, gate=gate, seed=job.seed)
+    decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate=gate, seed=job.seed)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
     report = Report(
         decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
@@ -233,15 +234,20 @@ def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Ble
     return candidate.with_blend(sharpen(every, candidate.blend)), sharpen(counted, counting)
 
 
-def judge(answered: list[Answered], candidate: Contender, rival: Contender, *, gate: GateConfig, seed: int) -> Decision:
+def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, *, gate: GateConfig, seed: int) -> Decision:
     """The gate's decision on discounted gains, which is also what the blend was searched for.
 
-    The candidate was built for the collection it would get, so generations agree.
+    The candidate was built for the collection it would get, so generations agree. Answers are let go one by one: each holds every
+    item's scores.
     """
-    ranks = {who.name: np.array([one.rank(who) for one in answered], dtype=np.int64) for who in (candidate, rival)}
-    users = [one.users[candidate.name] for one in answered if candidate.name in one.users]
+    ranks, users = list[tuple[int, int]](), list[F32s]()
+    for one in answered:
+        ranks.append((one.rank(candidate), one.rank(rival)))
+        if candidate.name in one.users:
+            users.append(one.users[candidate.name])
+    of_candidate, of_rival = np.array(ranks, dtype=np.int64).reshape(-1, 2).T
     evidence = Evidence(
-        candidate=discounted_gain(ranks[candidate.name]), live=discounted_gain(ranks[rival.name]),
+        candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
     )  # fmt: skip
     return decide(evidence, gate, generator=np.random.default_rng(seed))

@@ -78,8 +78,11 @@ class Training:
             self.start(now_ms=now_ms, events=events)
         return None
 
-    def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1) -> None:
-        """Start a training now: a trunk at first and every so many-th time, else a head. More threads only where nobody is served."""
+    def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1, seconds_max: float | None = None) -> None:
+        """Start a training now: a trunk at first and every so many-th time, else a head.
+
+        More threads, and another time than is usual, where nobody is served.
+        """
         current, engine = self._service.current, self._service.engine
         chosen = kind or (TRUNK if current is None or self._count % self._trunk_every == 0 else HEAD)
         self._last_ms, self._events_at_last = now_ms, events
@@ -94,7 +97,7 @@ class Training:
             parent=current.live.version if current else None,
             partitions=engine.shape.partitions,
             seed=self._count,
-            seconds_max=self._seconds_max,
+            seconds_max=seconds_max or self._seconds_max,
             threads=threads,
         )
         self._launch(job, generation)
