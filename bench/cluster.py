@@ -37,7 +37,7 @@ from storage.histories import decode as decode_history
 from storage.log import PACK, Entry, Position
 from storage.names import Names
 from storage.places import LocalPlace, Place
-from storage.state import HISTORIES, TALLIES, Advance, Claim, Write
+from storage.state import HISTORIES, TALLIES, Advance, Claim, Commit, Refusal, Write
 from storage.state_memory import MemoryState
 from storage.state_redis import RedisState
 from stream.archiver import Archiver
@@ -253,6 +253,12 @@ class _Timed(RedisState):
         """And look at the clock."""
         super().commit(advances, writes)
         self.ended = _now()
+
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """And look at the clock."""
+        refusals = super().commit_each(commits)
+        self.ended = _now()
+        return refusals
 
     @property
     def spent(self) -> Moment:

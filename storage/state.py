@@ -7,7 +7,7 @@ owned by whoever claimed it last: a claim raises its epoch, and a commit under a
     state.commit([Advance(claim, before=claim.watermark, after=42)], [Write(HISTORIES, 0, ids, blobs)])
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -75,6 +75,10 @@ class Write:
     values: Sequence[bytes | memoryview | None]
 
 
+Commit = tuple[Sequence[Advance], Sequence[Write]]
+Refusal = Fenced | WatermarkMoved
+
+
 @dataclass(frozen=True)
 class Newest:
     """A row of NODES that is written only over an older one: `order` is compared; `mark` is its dirty mark, None without one."""
@@ -115,6 +119,9 @@ class State(Protocol):
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """Compare epochs and watermarks, then write everything at once. Raises `Fenced`, `WatermarkMoved`."""
 
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """What `commit` would do for each by itself, at once: why it was refused, or None. The others go on."""
+
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) of a table's partition with id >= `start`, by ascending id, as of now."""
 
@@ -144,9 +151,26 @@ def check_topic(stored: str, found: str, stream: str, partition: int) -> None:
         )
 
 
+def tried(commit: Callable[[Sequence[Advance], Sequence[Write]], None], one: Commit) -> Refusal | None:
+    """Why it was refused, or None."""
+    try:
+        commit(*one)
+    except (Fenced, WatermarkMoved) as refusal:
+        return refusal
+    return None
+
+
+def refusal(claim: Claim, before: int, *, epoch: int, watermark: int) -> Refusal | None:
+    """Why a batch that began at `before` under this claim counts for nothing; None while that is how things stand."""
+    if epoch != claim.epoch:
+        return Fenced(f"partition {claim.partition} of {claim.stream!r} is at epoch {epoch}, this claim is of {claim.epoch}")
+    if watermark != before:
+        return WatermarkMoved(f"partition {claim.partition} of {claim.stream!r} stands at {watermark}, the batch began at {before}")
+    return None
+
+
 def check_claim(claim: Claim, before: int, *, epoch: int, watermark: int) -> None:
     """Raise unless the claim is the latest and the watermark is where the batch began."""
-    if epoch != claim.epoch:
-        raise Fenced(f"partition {claim.partition} of {claim.stream!r} is at epoch {epoch}, this claim is of {claim.epoch}")
-    if watermark != before:
-        raise WatermarkMoved(f"partition {claim.partition} of {claim.stream!r} stands at {watermark}, the batch began at {before}")
+    refused = refusal(claim, before, epoch=epoch, watermark=watermark)
+    if refused is not None:
+        raise refused

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Write, check_claim, check_shape, check_topic
+from storage.state import TABLES, Advance, Claim, Commit, Refusal, Write, check_claim, check_shape, check_topic, tried
 
 _BOOT: Final = b"boot"
 _SHAPE: Final = b"shape"
@@ -112,6 +112,10 @@ class LmdbState:
                 txn.put(_key(claim.stream, claim.partition), msgspec.json.encode(held), db=self._meta)
             for write in writes:
                 self._write(txn, write)
+
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """One after the other."""
+        return [tried(self.commit, one) for one in commits]
 
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) with id >= `start` by ascending id, as of now: a snapshot."""

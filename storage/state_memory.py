@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from storage.arrays import U64s
-from storage.state import TABLES, Advance, Claim, Write, check_claim, check_shape, check_topic
+from storage.state import TABLES, Advance, Claim, Commit, Refusal, Write, check_claim, check_shape, check_topic, tried
 
 
 class MemoryState:
@@ -66,6 +66,10 @@ class MemoryState:
                     rows.pop(key_id, None)
                 else:
                     rows[key_id] = bytes(value)
+
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """One after the other."""
+        return [tried(self.commit, one) for one in commits]
 
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) with id >= `start` by ascending id, as of now."""

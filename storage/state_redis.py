@@ -16,11 +16,29 @@ import msgspec
 import numpy as np
 import redis
 from redis.connection import HiredisRespSerializer
+from redis.exceptions import NoScriptError
 
 from storage.arrays import U64s
 from storage.changes_redis import ENTITIES, feed_key, note_of, note_of_nodes
 from storage.slots import tags
-from storage.state import DIRTY, NODES, ORDERS, TALLIES, UPSTREAM, Advance, Claim, Newest, Write, check_claim, check_shape, check_topic
+from storage.state import (
+    DIRTY,
+    NODES,
+    ORDERS,
+    TALLIES,
+    UPSTREAM,
+    Advance,
+    Claim,
+    Commit,
+    Newest,
+    Refusal,
+    Write,
+    check_claim,
+    check_shape,
+    check_topic,
+    refusal,
+    tried,
+)  # fmt: skip
 
 BUCKETS: Final = 16
 """Of each table but the short ones. Part of what is stored: it may never change."""
@@ -164,6 +182,31 @@ class RedisState:
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """One script: compare, write, advance. Raises `Fenced`, `WatermarkMoved`; ValueError for what one slot cannot hold."""
+        keys, args = self._called(advances, writes)
+        refused = _refusal(self._commit(keys=keys, args=args), advances) if keys else None
+        if refused is not None:
+            raise refused
+
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """A script each, in one round trip; on a Redis Cluster one after the other."""
+        if self._clustered or len(commits) == 1:
+            return [tried(self.commit, one) for one in commits]
+        with self._client.pipeline(transaction=False) as pipe:
+            for advances, writes in commits:
+                keys, args = self._called(advances, writes)
+                pipe.evalsha(self._commit.sha, len(keys), *keys, *args)
+            answers = pipe.execute(raise_on_error=False)
+        return [self._answered(answer, one) for answer, one in zip(answers, commits, strict=True)]
+
+    def _answered(self, answer: Any, one: Commit) -> Refusal | None:
+        if isinstance(answer, NoScriptError):  # a server that was started anew: it is sent along
+            return tried(self.commit, one)
+        if isinstance(answer, Exception):
+            raise answer
+        return _refusal(answer, one[0])
+
+    def _called(self, advances: Sequence[Advance], writes: Sequence[Write]) -> tuple[list[str], list[Any]]:
+        """The script's keys and arguments; no keys where there is nothing to do."""
         noted = [note_of(advance, writes) for advance in advances]
         if self._clustered:
             writes = self._written_before(advances, writes)
@@ -175,13 +218,7 @@ class RedisState:
         for key, puts, deletes in self._changes(writes):
             keys.append(key)
             args += (len(puts), *puts, len(deletes), *deletes)
-        if not keys:
-            return
-        refused = self._commit(keys=keys, args=args)
-        if refused:
-            what, advance, held = refused[0], advances[refused[1] - 1], int(refused[2])
-            epoch = held if what == b"epoch" else advance.claim.epoch
-            check_claim(advance.claim, advance.before, epoch=epoch, watermark=held if what == b"watermark" else advance.before)
+        return keys, args
 
     def put_newest(self, partition: int, rows: Sequence[Newest]) -> list[bool]:
         """Write each row, with its dirty mark, unless a newer or the same one is there, compared in the write: which were written."""
@@ -272,6 +309,15 @@ class RedisState:
 
     def _stream(self, stream: str, partition: int) -> str:
         return f"{self._prefix}:{{{self._tags[partition]}}}:stream:{stream}"
+
+
+def _refusal(answer: Sequence[Any], advances: Sequence[Advance]) -> Refusal | None:
+    """The script's answer: nothing, or what differs, of which stream, and what is there."""
+    if not answer:
+        return None
+    what, advance, held = answer[0], advances[answer[1] - 1], int(answer[2])
+    epoch = held if what == b"epoch" else advance.claim.epoch
+    return refusal(advance.claim, advance.before, epoch=epoch, watermark=held if what == b"watermark" else advance.before)
 
 
 class _Packer(HiredisRespSerializer):

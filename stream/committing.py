@@ -1,9 +1,9 @@
 """What follows the reducing of batches, on a thread of its own: edges on the log, acknowledged, then the commits.
 
 So the next partition's batch is decoded and reduced meanwhile. Small batches that wait go together, with one acknowledgement
-to wait for. Of a partition there is at most one batch under way, and after a refusal none until it is claimed again: the next
-one is reduced over what this one writes, and an edge that is sent behind a hole would make those in the hole look old. The
-first error ends everything: nothing more is sent.
+and one round trip of commits to wait for. Of a partition there is at most one batch under way, and after a refusal none until
+it is claimed again: the next one is reduced over what this one writes, and an edge that is sent behind a hole would make those
+in the hole look old. The first error ends everything: nothing more is sent.
 
     committing = Committing(ingest, on_commit)
     if committing.settle(3): committing.submit([Reduced(3, ingest.prepare(decoded), end=17)], now_ms=now_ms)
@@ -133,12 +133,11 @@ class Committing:
         if self._ended:
             raise _Ended("nothing is sent after an error")
         self._ingest.publish([batch.reduced.prepared for batch in batches], now_ms=batches[-1].now_ms)
-        for batch in batches:
-            partition, end = batch.reduced.partition, batch.reduced.end
-            try:
-                applied = self._ingest.commit(batch.reduced.prepared, ends={partition: end})
-            except (Fenced, WatermarkMoved) as refusal:
-                batch.done.set_exception(refusal)
+        reduced = [batch.reduced for batch in batches]
+        done = self._ingest.commit_each([(one.prepared, {one.partition: one.end}) for one in reduced])
+        for batch, one, applied in zip(batches, reduced, done, strict=True):
+            if isinstance(applied, Exception):
+                batch.done.set_exception(applied)
                 continue
-            self._on_commit(partition, applied, end)
+            self._on_commit(one.partition, applied, one.end)
             batch.done.set_result(applied)

@@ -1,22 +1,24 @@
-"""Edges to neighbours: one partition's messages become lists in one atomic commit, each edge once.
+"""Edges to neighbours: messages become lists, of each partition in one atomic commit, each edge once.
 
 Beside the watermark of `edges` the state keeps, for each upstream partition, the place of the next event whose edges are
 awaited here: what comes again lies below it and is dropped. Both move in the commit that writes the lists.
 
-    connecting = Connecting(state, log, shape); connecting.claim_partition(3); connecting.apply(3, records)
+    connecting = Connecting(state, log, shape); connecting.claim_partition(3); connecting.apply_each([Arrived(3, records)])
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from storage.arrays import Bools
 from storage.log import Log, Record
-from storage.state import UPSTREAM, Advance, Claim, State, Write
+from storage.state import UPSTREAM, Advance, Claim, Refusal, State, Write
 from stream.edges import EDGES, Parcel, decode_edges
-from stream.ingest import check_gap, connected, dirty_mark, no_fault
+from stream.ingest import check_gap, no_fault
+from stream.neighbour_lists import connected, dirty_mark
 from stream.reducers import Edges
 from stream.shape import Shape
 
@@ -24,6 +26,29 @@ log = logging.getLogger(__name__)
 Mark = tuple[int, int]
 """An upstream's incarnation, and the place of the next event of it."""
 _NOTHING: Final[Mark] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Records of one partition of `edges`. `end`: where the reader stands, if beyond the last record."""
+
+    partition: int
+    records: Sequence[Record]
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """Of it what was not applied yet, and where its upstreams and the partition stand after it."""
+
+    partition: int
+    parcels: list[Parcel]
+    marks: dict[int, Mark]
+    after: int
+    mark: bytes
+
+    def __len__(self) -> int:
+        return sum(len(parcel.edges) for parcel in self.parcels)
 
 
 class Connecting:
@@ -46,29 +71,43 @@ class Connecting:
         self._upstream[partition] = {n: _mark(blob) for n, blob in self._state.scan(UPSTREAM, partition)}
         return claim.watermark
 
-    def apply(self, partition: int, records: Sequence[Record], *, end: int | None = None) -> int:
-        """Apply records of one partition; returns how many edges counted. `end`: where the reader stands, if beyond the last record.
+    def apply_each(self, arrived: Sequence[Arrived]) -> list[int | Refusal]:
+        """Apply what came for different partitions, each in a commit by itself: how many edges counted, or why it was refused.
 
-        A record that is no edges is logged and passed over: nobody but ingest writes here. Raises `Fenced`, `WatermarkMoved`.
+        A record that is no edges is logged and passed over: nobody but ingest writes here.
         """
-        records = [record for record in records if record.offset >= self._marks[partition]]
-        marks = dict(self._upstream[partition])
-        parcels = [fresh for record in records if (fresh := _fresh(record, marks)) is not None]
-        writes: list[Write] = []
-        edges = 0
+        found = [self._found(one) for one in arrived]
+        writes: dict[int, list[Write]] = {one.partition: [self._moved(one)] for one in found}
+        parcels = [parcel for one in found for parcel in one.parcels]
         if parcels:
             joined, items = _joined(parcels)
-            edges = len(joined)
-            mark = dirty_mark(records[-1].offset, append_ms=records[0].append_ms)
-            writes = connected(self._state, joined, items, self._shape, mark=mark)
-        moved = sorted(n for n, mark in marks.items() if self._upstream[partition].get(n) != mark)
-        writes.append(Write(UPSTREAM, partition, np.array(moved, dtype=np.uint64), [_stored(marks[n]) for n in moved]))
-        after = max([self._marks[partition], *([records[-1].offset + 1] if records else []), *([end] if end is not None else [])])
+            marks = {one.partition: one.mark for one in found}
+            for write in connected(self._state, joined, items, self._shape, mark=marks.__getitem__):
+                writes[write.partition].append(write)
         self._fault("before edges commit")
-        self._state.commit([Advance(self._claims[partition], before=self._marks[partition], after=after)], writes)
+        refusals = self._state.commit_each([([self._advance(one)], writes[one.partition]) for one in found])
         self._fault("after edges commit")
-        self._marks[partition], self._upstream[partition] = after, marks
-        return edges
+        for one, refused in zip(found, refusals, strict=True):
+            if refused is None:
+                self._marks[one.partition], self._upstream[one.partition] = one.after, one.marks
+        return [len(one) if refused is None else refused for one, refused in zip(found, refusals, strict=True)]
+
+    def _found(self, arrived: Arrived) -> _Fresh:
+        partition = arrived.partition
+        records = [record for record in arrived.records if record.offset >= self._marks[partition]]
+        marks = dict(self._upstream[partition])
+        parcels = [fresh for record in records if (fresh := _fresh(record, marks)) is not None]
+        after = max([self._marks[partition], arrived.end, *(record.offset + 1 for record in records[-1:])])
+        mark = dirty_mark(records[-1].offset, append_ms=records[0].append_ms) if records else b""
+        return _Fresh(partition, parcels, marks, after, mark)
+
+    def _moved(self, found: _Fresh) -> Write:
+        known = self._upstream[found.partition]
+        moved = sorted(n for n, mark in found.marks.items() if known.get(n) != mark)
+        return Write(UPSTREAM, found.partition, np.array(moved, dtype=np.uint64), [_stored(found.marks[n]) for n in moved])
+
+    def _advance(self, found: _Fresh) -> Advance:
+        return Advance(self._claims[found.partition], before=self._marks[found.partition], after=found.after)
 
 
 def _fresh(record: Record, marks: dict[int, Mark]) -> Parcel | None:

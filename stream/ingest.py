@@ -21,14 +21,13 @@ from storage.counts import load_counts, store_counts
 from storage.histories import load_histories, load_seen, store_histories, store_seen
 from storage.log import PACK, Entry, Log, Record
 from storage.names import Names
-from storage.neighbours import load_neighbours, node_partition, store_neighbours
-from storage.partitioned import distinct_rows, present, read_rows, read_tables, write_rows
-from storage.ragged import group
-from storage.state import COUNTS, DIRTY, HISTORIES, NEIGHBOURS, SEEN, TALLIES, Advance, Claim, Gap, State, Write
+from storage.partitioned import distinct_rows, present, read_tables, write_rows
+from storage.state import COUNTS, HISTORIES, SEEN, TALLIES, Advance, Claim, Gap, Refusal, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
 from stream.edges import EDGES, Upstream, place, split
 from stream.hashing import Hashed, hash_events
-from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours, reduce_users
+from stream.neighbour_lists import connected, dirty_mark
+from stream.reducers import Columns, Edges, reduce_counts, reduce_users
 from stream.shape import Shape
 from stream.validation import refusals
 from stream.wire import Decoded, decode, taken
@@ -81,6 +80,16 @@ class Prepared:
     items: U64s = field(default_factory=lambda: np.empty(0, np.uint64))
     counts: I64s = field(default_factory=lambda: np.empty((0, 4), np.int64))
     counted_in: I64s = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """A batch with all that its commit says."""
+
+    prepared: Prepared
+    advances: list[Advance]
+    writes: list[Write]
+    tallies: dict[int, Tally]
 
 
 @dataclass(frozen=True)
@@ -188,17 +197,19 @@ class Ingest:
 
         Raises `Fenced`, `WatermarkMoved`: somebody else has the partition, or the state is another than this batch was reduced over.
         """
-        advances = self._advances(prepared.decoded.records, ends or {})
-        tallies = self._tally(prepared)
-        writes = prepared.writes + [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
+        closed = self._closed(prepared, ends or {})
         self._fault("before commit")
-        self._state.commit(advances, writes)
+        self._state.commit(closed.advances, closed.writes)
         self._fault("after commit")
-        self._marks.update({a.claim.partition: a.after for a in advances})
-        self._tallies.update(tallies)
-        for kind, fresh in prepared.hashed.fresh:
-            self._names.learn(kind, fresh)
-        return _applied(prepared)
+        return self._noted(closed)
+
+    def commit_each(self, batches: Sequence[tuple[Prepared, Mapping[int, int]]]) -> list[Applied | Refusal]:
+        """The same of several batches, (batch, ends) each, of different partitions, by themselves and at once: a refusal is returned."""
+        closed = [self._closed(prepared, ends) for prepared, ends in batches]
+        self._fault("before commit")
+        refusals = self._state.commit_each([(one.advances, one.writes) for one in closed])
+        self._fault("after commit")
+        return [self._noted(one) if refused is None else refused for one, refused in zip(closed, refusals, strict=True)]
 
     def _publish_edges(self, batches: Sequence[Prepared], now_ms: int) -> None:
         """Round after round; batches are of different upstream partitions, so their messages do not wait for one another."""
@@ -292,12 +303,25 @@ class Ingest:
         items = ~np.isin(batch.edges.nodes, named) if len(named) else np.ones(len(batch.edges), dtype=np.bool_)
         records = batch.decoded.records
         mark = dirty_mark(records[-1].number, append_ms=records[0].append_ms)
-        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=mark)
+        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=lambda _: mark)
 
     def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
         after = {record.partition: record.offset + 1 for record in records}  # offsets of a partition ascend
         after |= {partition: max(end, after.get(partition, 0)) for partition, end in ends.items()}
         return [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
+
+    def _closed(self, prepared: Prepared, ends: Mapping[int, int]) -> "_Closed":
+        tallies = self._tally(prepared)
+        writes = prepared.writes + [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
+        return _Closed(prepared, self._advances(prepared.decoded.records, ends), writes, tallies)
+
+    def _noted(self, closed: "_Closed") -> Applied:
+        """What is known here of what was committed."""
+        self._marks.update({a.claim.partition: a.after for a in closed.advances})
+        self._tallies.update(closed.tallies)
+        for kind, fresh in closed.prepared.hashed.fresh:
+            self._names.learn(kind, fresh)
+        return _applied(closed.prepared)
 
     def _tally(self, prepared: Prepared) -> dict[int, Tally]:
         hashed, tallies = prepared.hashed, dict[int, Tally]()
@@ -313,30 +337,6 @@ class Ingest:
                 dead_letters=dead, newest_ms=max(old.newest_ms, newest_ms),
             )  # fmt: skip
         return tallies
-
-
-def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: bytes) -> list[Write]:
-    """Edges to neighbour lists and dirty marks: the writes.
-
-    items (E,): the edge's node is an item, so it has a vector; `mark` tells one change from the next.
-    """
-    list_ids, rows = distinct_rows(edges.list_ids)
-    nodes, marked = np.zeros(len(list_ids), dtype=np.uint64), np.zeros(len(list_ids), dtype=np.bool_)
-    nodes[rows], marked[rows] = edges.nodes, items
-    where = node_partition(nodes, shape.partitions)
-    order, begin = group(rows, len(list_ids))
-    lists = load_neighbours(read_rows(state, NEIGHBOURS, where, list_ids), np.diff(begin), neighbours_max=shape.neighbours_max)
-    reduce_neighbours(lists, order, begin, edges, shape)
-    writes = write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
-    changed = np.unique(nodes[marked])
-    if len(changed):
-        writes += write_rows(DIRTY, node_partition(changed, shape.partitions), changed, [mark] * len(changed))
-    return writes
-
-
-def dirty_mark(number: int, *, append_ms: int) -> bytes:
-    """What tells one change from the next, and when the first record of its batch was appended (`stream/refresh.py`, `marked_ms`)."""
-    return number.to_bytes(8, "little") + max(append_ms, 0).to_bytes(8, "little")
 
 
 def _applied(prepared: Prepared) -> Applied:

@@ -19,9 +19,9 @@ from storage.archive import Archive
 from storage.arrays import U64s
 from storage.log import Entry, Log, Position, Record, Topic
 from storage.names import Names
-from storage.state import Advance, Claim, Gap, State, Write
+from storage.state import Advance, Claim, Commit, Gap, Refusal, State, Write
 from stream.archiving import from_archive
-from stream.connecting import Connecting
+from stream.connecting import Arrived, Connecting
 from stream.deadletters import DEAD_LETTERS, DeadLetter
 from stream.deadletters import decode as decode_letter
 from stream.edges import EDGES
@@ -142,7 +142,10 @@ def replay_edges(log: Log, state: State, shape: Shape, below: Mapping[int, int])
         offset = log.first_offset(EDGES, partition)
         while offset < end and (records := log.read(EDGES, partition, offset, records_max=RECORDS_AT_ONCE)):
             offset = records[-1].offset + 1
-            edges += connecting.apply(partition, [record for record in records if record.offset < end])
+            (counted,) = connecting.apply_each([Arrived(partition, [record for record in records if record.offset < end])])
+            if isinstance(counted, Exception):
+                raise counted
+            edges += counted
     return edges
 
 
@@ -183,6 +186,10 @@ class _Claims:
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
         """The state's."""
         self._state.commit(advances, writes)
+
+    def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
+        """The state's."""
+        return self._state.commit_each(commits)
 
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """The state's."""

@@ -1,8 +1,8 @@
 """One worker's share: events to state and edges, edges to neighbours, round after round.
 
 Not faust: `stream/app.py` runs this as a service inside the faust worker. One thread reads, decodes and reduces, another
-commits (`stream/committing.py`), a third archives (`stream/archiver.py`); many workers share the partitions of both topics by
-Kafka's group, and what each may write is decided by the state.
+commits (`stream/committing.py`), others apply edges (`stream/gathering.py`) and archive (`stream/archiver.py`). Many workers
+share the partitions of both topics by Kafka's group, and what each may write is decided by the state.
 
     worker = Worker(kafka, state, log, shape); worker.round(now_ms=now_ms); worker.close()
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from storage.log import PACK, Log, Record
+from storage.log import PACK, Log
 from storage.names import Names
 from storage.state import Fenced, State, WatermarkMoved
 from stream.archiver import Archiver
@@ -22,6 +22,7 @@ from stream.committing import Committing, Reduced
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
 from stream.edges import EDGES
+from stream.gathering import EVERY_MS, Gathering
 from stream.ingest import EVENTS, Applied, Ingest, Prepared, no_fault
 from stream.kafka import SESSION_MS, Kafka
 from stream.parting import parted
@@ -38,9 +39,6 @@ PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
 TOGETHER_BYTES: Final = 256 << 10
 """So little is reduced at once, whatever partitions it is of: one after the other they would wait for more than they work."""
-EDGES_EVERY_MS: Final = 150
-"""Edges of so long are applied together: to write a list costs more than to change it, and busy nodes come again and again."""
-EDGE_RECORDS_MAX: Final = 512
 COLLECT_EVERY: Final = 50_000
 """Objects made before Python looks for cycles among the young; a batch is as many tuples, and none of them is in one."""
 
@@ -63,15 +61,6 @@ class Health:
     held: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
-@dataclass
-class _Waiting:
-    """Edges of one partition that wait to be applied together."""
-
-    records: list[Record] = field(default_factory=list)
-    end: int = 0
-    since_ms: int = 0
-
-
 class Worker:
     """Raises whatever the log or the state raise beyond a refused commit: then nothing more may be sent, and the process ends."""
 
@@ -85,8 +74,7 @@ class Worker:
         """Told each named point of a commit, and `refused TOPIC`."""
         self._ingest = Ingest(state, edges_log, shape, names=Names(state), edges_apart=True, fault=self._at)
         self._committing = Committing(self._ingest, on_commit=self._committed, on_refusal=partial(self._refused, EVENTS))
-        self._connecting = Connecting(state, edges_log, shape, fault=self._at)
-        self._waiting: dict[int, _Waiting] = {}
+        self._gathering = Gathering(Connecting(state, edges_log, shape, fault=self._at), on_refusal=partial(self._refused, EDGES))
         self.health = Health()
         self._consumer = BatchConsumer(kafka, group=group, topics=(EVENTS, EDGES), claim=self._claim, session_ms=session_ms)
 
@@ -104,16 +92,14 @@ class Worker:
     def round(self, *, now_ms: int, timeout_ms: int = 100) -> Round:
         """Poll once; events are applied at once, edges when enough wait or have waited long enough. Raises `Gap`.
 
-        While more is there to be read, the last commits may still be under way: the next round tells of them.
+        While more is there to be read, the last commits may still be under way, and edges always: a later round tells of them.
         """
-        batches = self._consumer.poll(timeout_ms=min(timeout_ms, EDGES_EVERY_MS) if self._waiting else timeout_ms, records_max=RECORDS_MAX)
+        batches = self._consumer.poll(timeout_ms=timeout_ms if self._gathering.idle else min(timeout_ms, EVERY_MS), records_max=RECORDS_MAX)
         self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
         for batch in batches:
             if batch.topic == EDGES:
-                waiting = self._waiting.setdefault(batch.partition, _Waiting(since_ms=now_ms))
-                waiting.records += batch.records
-                waiting.end = batch.end
-        edges = self._connect(now_ms)
+                self._gathering.add(batch.partition, batch.records, batch.end, now_ms=now_ms)
+        edges = self._gathering.step(now_ms=now_ms)
         applied = self._committing.collect(wait=not self._consumer.behind())
         done = Round(sum(one.events for one in applied), edges, tuple(applied))
         self._note(done)
@@ -122,6 +108,7 @@ class Worker:
     def close(self) -> None:
         """Leave the group. What waits is read again by whoever comes next."""
         self._committing.close()
+        self._gathering.close()
         self._consumer.close()
         if self._archiver is not None:
             self._archiver.close()
@@ -142,8 +129,7 @@ class Worker:
             if self._archiver is not None:
                 self._archiver.claimed(partition, incarnation=self._ingest.incarnation(partition), watermark=mark)
             return mark
-        self._waiting.pop(partition, None)
-        return self._connecting.claim_partition(partition)
+        return self._gathering.claim(partition)
 
     def _apply(self, batches: Sequence[Batch], now_ms: int) -> None:
         """Little of many partitions at once; else turn by turn a piece of each, so that another's is reduced while one is committed."""
@@ -185,18 +171,6 @@ class Worker:
     def _committed(self, partition: int, applied: Applied, end: int) -> None:
         if self._archiver is not None:
             self._archiver.applied(partition, applied.decoded, end)
-
-    def _connect(self, now_ms: int) -> int:
-        edges = 0
-        for partition, waiting in list(self._waiting.items()):
-            if now_ms - waiting.since_ms < EDGES_EVERY_MS and len(waiting.records) < EDGE_RECORDS_MAX:
-                continue
-            del self._waiting[partition]
-            try:
-                edges += self._connecting.apply(partition, waiting.records, end=waiting.end)
-            except (Fenced, WatermarkMoved) as refusal:
-                self._refused(EDGES, partition, refusal)
-        return edges
 
     def _refused(self, topic: str, partition: int, refusal: Exception) -> None:
         log.warning("commit_refused topic=%s partition=%d: %s", topic, partition, refusal)

@@ -11,7 +11,7 @@ from bench.services import ROOT, wait_until
 from storage.names import Names
 from storage.state import COUNTS, DIGESTED, HISTORIES, SEEN
 from storage.state_memory import MemoryState
-from stream.connecting import Connecting
+from stream.connecting import Arrived, Connecting
 from stream.edges import EDGES
 from stream.ingest import EVENTS, Ingest
 from stream.wire import decode
@@ -54,7 +54,7 @@ class Site(sites.Site):
                 offset = records[-1].offset + 1
             offset = 0
             while records := self.log.read(EDGES, partition, offset):
-                connecting.apply(partition, records)
+                assert connecting.apply_each([Arrived(partition, records)])
                 offset = records[-1].offset + 1
         return state
 

@@ -143,6 +143,19 @@ def test_a_read_says_whether_it_is_of_the_watermark_it_was_asked_at(wide: State)
         wide.read_many(asked, at=[(old, 4)])
 
 
+def test_commits_that_go_together_are_refused_each_by_itself(wide: State) -> None:
+    claims = [wide.claim("events", partition, "topic") for partition in range(3)]
+    wide.claim("events", 1, "topic")
+    commits = [([Advance(claim, 0, 5)], [Write(COUNTS, n, ids(n), [b"x"])]) for n, claim in enumerate(claims)]
+    first, second, third = wide.commit_each(commits)
+    assert first is None and third is None and isinstance(second, Fenced) and "at epoch 2, this claim is of 1" in str(second)
+    assert wide.watermarks("events") == {0: 5, 1: 0, 2: 5}
+    assert [list(wide.scan(COUNTS, n)) for n in range(3)] == [[(0, b"x")], [], [(2, b"x")]]
+    (again,) = wide.commit_each(commits[:1])
+    assert isinstance(again, WatermarkMoved) and "stands at 5, the batch began at 0" in str(again)
+    assert wide.commit_each([]) == []
+
+
 def test_a_commit_is_all_or_nothing_over_partitions(wide: State) -> None:
     good, bad = wide.claim("events", 0, "topic"), wide.claim("events", 1, "topic")
     wide.claim("events", 1, "topic")

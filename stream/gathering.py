@@ -1,0 +1,107 @@
+"""Edges that have come and wait, and the thread that applies them: those of several partitions together, beside the events.
+
+To write a list costs more than to change it, and busy nodes come again and again: so what comes within EVERY_MS is applied
+together, and so is whatever comes while the last of it is being applied.
+
+    gathering = Gathering(connecting, on_refusal); gathering.claim(3); gathering.add(3, records, end, now_ms=now_ms)
+    edges = gathering.step(now_ms=now_ms)
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from storage.log import Record
+from storage.state import Refusal
+from stream.connecting import Arrived, Connecting
+
+EVERY_MS: Final = 150
+RECORDS_MAX: Final = 512
+"""Of one partition; so many do not wait any longer."""
+TOGETHER_BYTES: Final = 1 << 20
+"""Applied at once, but for what a single partition has."""
+OnRefusal = Callable[[int, Exception], None]
+
+
+@dataclass
+class _Waiting:
+    """Of one partition."""
+
+    records: list[Record] = field(default_factory=list)
+    end: int = 0
+    since_ms: int = 0
+
+    def due(self, now_ms: int) -> bool:
+        return now_ms - self.since_ms >= EVERY_MS or len(self.records) >= RECORDS_MAX
+
+    @property
+    def size(self) -> int:
+        return sum(len(record.value) for record in self.records)
+
+
+class Gathering:
+    """For one thread, on which `on_refusal` is called too."""
+
+    def __init__(self, connecting: Connecting, *, on_refusal: OnRefusal) -> None:
+        self._connecting, self._on_refusal = connecting, on_refusal
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="connecting")
+        self._waiting: dict[int, _Waiting] = {}
+        self._under_way: tuple[list[Arrived], Future[list[int | Refusal]]] | None = None
+        self._edges = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._waiting and self._under_way is None
+
+    def claim(self, partition: int) -> int:
+        """Claim a partition: what waited of it is read again. Returns its watermark; raises `Gap`."""
+        self._settle()
+        self._waiting.pop(partition, None)
+        return self._connecting.claim_partition(partition)
+
+    def add(self, partition: int, records: Sequence[Record], end: int, *, now_ms: int) -> None:
+        """Records of a claimed partition, behind those that wait already."""
+        waiting = self._waiting.setdefault(partition, _Waiting(since_ms=now_ms))
+        waiting.records += records
+        waiting.end = end
+
+    def step(self, *, now_ms: int) -> int:
+        """Begin with what is due, if nothing is under way; how many edges were applied since the last call. Raises what went wrong."""
+        if self._under_way is not None and self._under_way[1].done():
+            self._settle()
+        if self._under_way is None and (due := self._due(now_ms)):
+            self._under_way = due, self._executor.submit(self._connecting.apply_each, due)
+        edges, self._edges = self._edges, 0
+        return edges
+
+    def close(self) -> None:
+        """Let what is under way end, drop the rest: whoever comes next reads it again."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _due(self, now_ms: int) -> list[Arrived]:
+        """Those that have waited longest first; all that is due, and what else there is where it is little."""
+        if not any(waiting.due(now_ms) for waiting in self._waiting.values()):
+            return []
+        due, size = list[Arrived](), 0
+        for partition, waiting in sorted(self._waiting.items(), key=lambda one: one[1].since_ms):
+            size += waiting.size
+            if due and size > TOGETHER_BYTES:
+                break
+            due.append(Arrived(partition, waiting.records, waiting.end))
+        for one in due:
+            del self._waiting[one.partition]
+        return due
+
+    def _settle(self) -> None:
+        """Wait for what is under way, and count it."""
+        if self._under_way is None:
+            return
+        (arrived, future), self._under_way = self._under_way, None
+        for one, counted in zip(arrived, future.result(), strict=True):
+            if isinstance(counted, Exception):
+                self._waiting.pop(one.partition, None)
+                self._on_refusal(one.partition, counted)
+            else:
+                self._edges += counted
