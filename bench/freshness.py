@@ -33,7 +33,7 @@ from stream.producer_kafka import KafkaSink
 
 PARTITIONS: Final = 12
 WORKERS: Final = 2
-WARM_S: Final = 5.0
+WARM_S: Final = 10.0
 HISTORIES_P99_MS: Final = 250
 """What an event's way into an answer may take."""
 REFRESH_RATE: Final = 2000

@@ -16,7 +16,7 @@ from freshet.cluster_serving import AWAY, ClusterServing
 from storage.health import Beat
 
 log = logging.getLogger(__name__)
-PULSE_S: Final = 0.01
+PULSE_S: Final = 0.02
 FOLLOW_MS: Final = 250
 BEAT_MS: Final = 1000
 AWAY_TOLD_MS: Final = 60_000

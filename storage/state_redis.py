@@ -42,6 +42,9 @@ from storage.state import (
 
 BUCKETS: Final = 16
 """Of each table but the short ones. Part of what is stored: it may never change."""
+_TO_BUCKET: Final = 64 - BUCKETS.bit_length() + 1
+FEW: Final = 24
+"""Ids that are looked at one by one: numpy would take longer to begin."""
 _SHORT: Final = (DIRTY, TALLIES, UPSTREAM)
 SCANNED_AT_ONCE: Final = 512
 _ANOTHER_TOPIC: Final = -1
@@ -117,8 +120,9 @@ class RedisState:
         self._prefix = prefix
         self._clustered = isinstance(client, redis.RedisCluster)
         if isinstance(client, redis.Redis):
-            client.connection_pool.connection_kwargs.setdefault("command_packer", _Packer())
+            _packed_by_us(client.connection_pool)
         self._tags = tags(partitions)
+        self._known_keys: dict[tuple[str, int], list[tuple[str, int]]] = {}
         self._claim, self._accept, self._commit, self._newest = (
             client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _NEWEST)
         )
@@ -285,11 +289,20 @@ class RedisState:
         """Ids by bucket: its key, their rows, their fields. Ascending ids lie together: their rows are a range."""
         if not len(ids):
             return
-        keys = [key for key, _ in self._keys(table, partition)]
+        keys = self._keys(table, partition)
         if len(keys) == 1:
-            yield keys[0], range(len(ids)), _fields(ids)
+            yield keys[0][0], range(len(ids)), _fields(ids)
             return
-        bucket = (ids >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
+        if len(ids) <= FEW:
+            few: dict[int, tuple[list[int], list[bytes]]] = {}
+            for row, node in enumerate(ids.tolist()):
+                rows_of, fields_of = few.setdefault(node >> _TO_BUCKET, ([], []))
+                rows_of.append(row)
+                fields_of.append(node.to_bytes(8, "big"))
+            for n, (rows_of, fields_of) in few.items():
+                yield keys[n][0], rows_of, fields_of
+            return
+        bucket = (ids >> np.uint64(_TO_BUCKET)).astype(np.int64)
         order = None if (bucket[1:] >= bucket[:-1]).all() else np.argsort(bucket, kind="stable")
         if order is not None:
             ids, bucket = ids[order], bucket[order]
@@ -297,12 +310,15 @@ class RedisState:
         begins = np.flatnonzero(np.diff(bucket, prepend=-1)).tolist()
         for begin, end in zip(begins, [*begins[1:], len(fields)], strict=True):
             rows = range(begin, end) if order is None else order[begin:end].tolist()
-            yield keys[bucket[begin]], rows, fields[begin:end]
+            yield keys[bucket[begin]][0], rows, fields[begin:end]
 
     def _keys(self, table: str, partition: int) -> list[tuple[str, int]]:
         """The buckets' keys, and the lowest id each may hold."""
-        count = self._bucket_count(table)
-        return [(f"{self._prefix}:{{{self._tags[partition]}}}:{table}:{n:x}", n * ((1 << 64) // count)) for n in range(count)]
+        found = self._known_keys.get((table, partition))
+        if found is None:
+            count, head = self._bucket_count(table), f"{self._prefix}:{{{self._tags[partition]}}}:{table}"
+            found = self._known_keys[table, partition] = [(f"{head}:{n:x}", n * ((1 << 64) // count)) for n in range(count)]
+        return found
 
     def _bucket_count(self, table: str) -> int:
         return 1 if table in _SHORT else BUCKETS
@@ -318,6 +334,14 @@ def _refusal(answer: Sequence[Any], advances: Sequence[Advance]) -> Refusal | No
     what, advance, held = answer[0], advances[answer[1] - 1], int(answer[2])
     epoch = held if what == b"epoch" else advance.claim.epoch
     return refusal(advance.claim, advance.before, epoch=epoch, watermark=held if what == b"watermark" else advance.before)
+
+
+def _packed_by_us(pool: redis.ConnectionPool) -> None:
+    """From now on, for connections that are made before too: they are made anew."""
+    if "command_packer" not in pool.connection_kwargs:
+        pool.connection_kwargs["command_packer"] = _Packer()
+        pool.disconnect()
+        pool.reset()
 
 
 class _Packer(HiredisRespSerializer):

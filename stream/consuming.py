@@ -32,6 +32,8 @@ LEAVE_MS: Final = 3000
 """A broker that has not answered to a goodbye by then learns of it when the session ends."""
 PARTITION_BYTES: Final = 1 << 20
 """Fetched of one partition at once: a poll is then of several, and one is reduced while another is committed."""
+NEWER_MS: Final = 5
+"""The client hands out what it fetched during the last round: so long is waited for what has come since."""
 NAMED_S: Final = 1.0
 """While a reader fetches all the time it is told when a topic goes; one that stood still for longer asks who it has read from."""
 _TAKEN_AWAY: Final = (IllegalStateError, ValueError, KeyError)
@@ -91,8 +93,11 @@ class BatchConsumer:
         self._settle()
         try:
             polled = self._consumer.poll(timeout_ms, max_records=records_max)
+            if polled and all(self._highwater(where) <= records[-1].offset + 1 for where, records in polled.items()):
+                for where, records in self._consumer.poll(NEWER_MS, max_records=records_max).items():
+                    polled.setdefault(where, []).extend(records)
             unsettled = self._notes.unsettled()
-            ends = {where: self._asked(self._consumer.position, where) for where in self._held if where not in unsettled}
+            ends = {where: self._position(where) for where in self._held if where not in unsettled}
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             raise Gap(
                 f"the log no longer holds what comes next ({error}): rebuild (freshet rebuild), or accept the loss (freshet gap accept)"
@@ -109,7 +114,7 @@ class BatchConsumer:
 
     def behind(self) -> bool:
         """Whether a claimed partition's log goes on beyond this reader, as far as the last answers of the brokers tell."""
-        return any((self._asked(self._consumer.highwater, where) or 0) > end for where, end in self._held.items())
+        return any(self._highwater(where) > end for where, end in self._held.items())
 
     def refused(self, topic: str, partition: int) -> None:
         """A commit was refused: what was read counts for nothing, and the partition is claimed again if it is still ours."""
@@ -156,11 +161,18 @@ class BatchConsumer:
                     "or accept the loss on record (freshet gap accept)."
                 )
 
-    def _asked(self, ask: Callable[[TopicPartition], int | None], where: TopicPartition) -> int | None:
-        """The client's answer; None for a partition that is not ours any more."""
-        with suppress(*_TAKEN_AWAY):
-            return ask(where)
-        return None
+    def _position(self, where: TopicPartition) -> int | None:
+        """Behind what was polled last; None for a partition that is not ours any more.
+
+        The client's own `position` looks through all partitions for each one, as its poll has just done.
+        """
+        state = self._consumer._subscription.assignment.get(where)
+        return None if state is None or state.position is None else int(state.position.offset)
+
+    def _highwater(self, where: TopicPartition) -> int:
+        """Where the partition ends as far as the brokers have told; 0 where they have not, or it is not ours any more."""
+        state = self._consumer._subscription.assignment.get(where)
+        return 0 if state is None else state.highwater or 0
 
     def _name(self, where: TopicPartition) -> str:
         return str(where.topic)[len(self._prefix) :]

@@ -28,12 +28,13 @@ def parted(prepared: Prepared) -> Iterator[tuple[int, Prepared]]:
     if len(begins) == 1:
         yield int(where[0]), prepared
         return
+    mentioned = _ids(prepared.hashed.columns)
     for begin, end in pairwise([*begins, len(records)]):
-        yield int(where[begin]), _part(prepared, int(where[begin]), begin, end)
+        yield int(where[begin]), _part(prepared, int(where[begin]), begin, end, mentioned)
 
 
-def _part(prepared: Prepared, partition: int, begin: int, end: int) -> Prepared:
-    """What came of records `begin` to `end`: rows, valid rows and edges ascend with the records."""
+def _part(prepared: Prepared, partition: int, begin: int, end: int, mentioned: set[int]) -> Prepared:
+    """What came of records `begin` to `end`: rows, valid rows and edges ascend with the records. `mentioned`: ids in any column."""
     decoded, edges = prepared.decoded, prepared.edges
     first, last = np.searchsorted(decoded.record, [begin, end]).tolist()
     valid, valid_end = np.searchsorted(prepared.rows, [first, last]).tolist()
@@ -41,7 +42,7 @@ def _part(prepared: Prepared, partition: int, begin: int, end: int) -> Prepared:
     of_edges = [getattr(edges, one.name)[edge:edge_end] for one in fields(Edges)]
     of_edges[-1] = of_edges[-1] - valid
     columns = Columns(*(getattr(prepared.hashed.columns, one.name)[valid:valid_end] for one in fields(Columns)))
-    hashed = _hashed(prepared.hashed, columns, valid, valid_end)
+    hashed = _hashed(prepared.hashed, columns, slice(valid, valid_end), mentioned)
     counted = prepared.counted_in == partition
     return Prepared(
         Decoded(
@@ -63,12 +64,14 @@ def _part(prepared: Prepared, partition: int, begin: int, end: int) -> Prepared:
     )
 
 
-def _hashed(whole: Hashed, columns: Columns, begin: int, end: int) -> Hashed:
+def _hashed(whole: Hashed, columns: Columns, rows: slice, mentioned: set[int]) -> Hashed:
     """Without the names that only other parts' events hold: those may never be written. A query beside an item is in no column."""
-    others = _ids(whole.columns) - _ids(columns)
+    if not whole.writes and not whole.fresh:
+        return Hashed(columns, whole.partitions[rows], [], [], set())
+    others = mentioned - _ids(columns)
     writes = [named for write in whole.writes if len((named := _without(write, others)).ids)]
     fresh = [(kind, {name: node for name, node in names.items() if node not in others}) for kind, names in whole.fresh]
-    return Hashed(columns, whole.partitions[begin:end], writes, fresh, set())
+    return Hashed(columns, whole.partitions[rows], writes, fresh, set())
 
 
 def _ids(columns: Columns) -> set[int]:

@@ -32,6 +32,8 @@ from stream.wire import BAD_BYTES_MAX, PACK_EVENTS_MAX, encode_event, encode_pac
 Known = TypeVar("Known")
 OnError = Callable[[Event | bytes, Exception], None]
 LINGER_EVENTS: Final = 250
+PACKED_MIN: Final = 16
+"""Of fewer events a pack is mostly schema: 2.4 KB and 130 us to read for two, beside 0.2 KB and 2 us as JSON."""
 WAITING_MAX: Final = 20_000
 """Events that are not acknowledged yet, over all partitions."""
 WAITING_BYTES_MAX: Final = 64 << 20
@@ -47,8 +49,8 @@ _log = logging.getLogger(__name__)
 class Limits:
     """How long events wait for company, and how much may wait in all.
 
-    A pack goes when it is full, or `linger_s` old: the sink's own unless set here. Where that is infinite everything waits for
-    `flush`, or until no more may wait. `block_s` is how long `send` waits for room.
+    A pack goes when it is full, or `linger_s` old: the sink's own unless set here; one of few events goes as JSON. Where that is
+    infinite everything waits for `flush`, or until no more may wait. `block_s` is how long `send` waits for room.
     """
 
     linger_events: int = LINGER_EVENTS
@@ -237,7 +239,7 @@ class Producer:
     def _close_run(self, partition: int) -> None:
         run = self._runs.pop(partition, None)
         if run is not None:
-            self._make_ready(_packed(partition, run.tokens))
+            self._make_ready(_packed(partition, run.tokens, min(PACKED_MIN, self._limits.linger_events)))
 
     def _make_ready(self, deliveries: Sequence[_Delivery]) -> None:
         self._ready.extend(deliveries)
@@ -351,15 +353,15 @@ class Producer:
                 self._stopping.wait(ERROR_PAUSE_S)
 
 
-def _packed(partition: int, tokens: list[Token]) -> list[_Delivery]:
-    """One pack; halves when it is too large; single events that no pack can hold go as JSON, cut if need be."""
+def _packed(partition: int, tokens: list[Token], least: int) -> list[_Delivery]:
+    """One pack; halves when it is too large; a few events, and single ones that no pack can hold, go as JSON, cut if need be."""
     events = [token.what for token in tokens if isinstance(token.what, Event)]
-    if len(events) > 1:
+    if len(events) >= max(least, 2):
         try:
             return [_Delivery(Entry(partition, encode_pack(events), PACK), tokens)]
         except (ValueError, TypeError, OverflowError, pa.ArrowException):
             middle = len(tokens) // 2
-            return _packed(partition, tokens[:middle]) + _packed(partition, tokens[middle:])
+            return _packed(partition, tokens[:middle], least) + _packed(partition, tokens[middle:], least)
     return [_Delivery(Entry(partition, _message(event), key=_key(event)), [token]) for event, token in zip(events, tokens, strict=True)]
 
 

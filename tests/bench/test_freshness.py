@@ -11,8 +11,8 @@ from bench import freshness
 from bench.loading import Order, events, spread
 from bench.refreshing import Tracker
 from bench.services import ServiceUnavailable
-from stream.neighbour_lists import dirty_mark
 from stream.kafka import Kafka
+from stream.neighbour_lists import dirty_mark
 from stream.refresh import Refreshed
 
 

@@ -18,7 +18,7 @@ from storage.state_memory import MemoryState
 from stream.delivery import Appending
 from stream.events import Event
 from stream.ingest import EVENTS
-from stream.producer import Limits, Producer
+from stream.producer import PACKED_MIN, Limits, Producer
 from stream.routing import partition_of
 from stream.shape import Shape
 from stream.validation import refusals
@@ -162,14 +162,21 @@ def test_what_waits_is_bounded_also_when_nothing_can_be_appended() -> None:
 
 
 def test_a_pack_that_is_too_large_is_split() -> None:
-    noise = "".join(chr(0x4E00 + n % 5000) for n in range(30_000))
-    sink = sent([msgspec.structs.replace(event(n), extra=noise) for n in range(40)])
-    assert sink.told() == [f"e{n}" for n in range(40)]
+    noise = "".join(chr(0x4E00 + n % 5000) for n in range(10_000))
+    sink = sent([msgspec.structs.replace(event(n), extra=noise) for n in range(240)])
+    assert sink.told() == [f"e{n}" for n in range(240)]
     assert {entry.form for entry in sink.entries} == {PACK}
     assert len(sink.entries) > 2
 
 
-@pytest.mark.parametrize(("linger", "packs"), [(1, 0), (2, 5), (3, 3), (10, 1), (1000, 1)])
+@pytest.mark.parametrize(("events", "packs"), [(PACKED_MIN - 1, 0), (PACKED_MIN, 1), (2 * PACKED_MIN, 1)])
+def test_a_few_events_are_no_pack_but_json(events: int, packs: int) -> None:
+    sink = sent([event(n) for n in range(events)])
+    assert [entry.form for entry in sink.entries] == ([PACK] if packs else [JSON] * events)
+    assert sink.told() == [f"e{n}" for n in range(events)]
+
+
+@pytest.mark.parametrize(("linger", "packs"), [(1, 0), (2, 5), (3, 3), (10, 1), (1000, 0)])
 def test_so_many_events_share_a_pack(linger: int, packs: int) -> None:
     sink = sent([event(n) for n in range(10)], linger_events=linger)
     assert sum(entry.form == PACK for entry in sink.entries) == packs
