@@ -26,13 +26,13 @@ from bench.services import KafkaServer, RedisServer
 from freshet.clock import now_ms
 from freshet.cluster import Services, store_of
 from freshet.cluster import services as cluster_services
-from freshet.demo import WARM_SHARE, in_time_order
-from freshet.demo_command import CACHE
+from freshet.commands.demo import CACHE
+from freshet.commands.producing import KafkaPlace
+from freshet.demo.recbole import DATA_NAME, fetch_movielens
+from freshet.demo.run import WARM_SHARE, in_time_order
 from freshet.engine import Engine
-from freshet.producing import KafkaPlace
 from freshet.readers.choose import open_events
 from freshet.readers.source import Row, Source
-from freshet.recbole import DATA_NAME, fetch_movielens
 from freshet.settings import PREFIX, Settings
 from storage.log import Entry
 from storage.models_redis import RedisRegistry

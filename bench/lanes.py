@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from bench.services import LOOPBACK
-from freshet.rivals import BASELINES, Rivals
+from freshet.demo.rivals import BASELINES, Rivals
 from stream.delivery import Token
 from stream.events import Event
 from stream.producer import Producer

@@ -1,5 +1,5 @@
 """`python -m freshet` is `freshet`."""
 
-from freshet.cli import main
+from freshet.commands.cli import main
 
 main()

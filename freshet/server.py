@@ -15,10 +15,10 @@ import msgspec
 
 from freshet.clock import now_ms
 from freshet.engine import Engine
-from freshet.listening import bound, lifespan, run_on
+from freshet.learning.training import Training
+from freshet.processes.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
-from freshet.training import Training
 from serving.api import create_app
 from serving.metrics import Metrics
 from serving.services import Engine as EngineHealth

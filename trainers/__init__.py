@@ -8,6 +8,6 @@ and `gate.py` decide whether a candidate is better, and `cadence.py` when to tra
 has to beat: popularity, recent popularity, Item-KNN, sequential rules.
 
 Functions and frozen settings; randomness and the clock are arguments. Not here: reading the archive and asking both models
-(`freshet/learn.py`, `freshet/evidence.py`), the child process and promotion (`freshet/training.py`), what a model is
+(`learn.py` and `evidence.py` of `freshet/learning/`), the child process and promotion (`training.py` there), what a model is
 (`encoders/`). There is no drift detector yet: training follows events and time.
 """

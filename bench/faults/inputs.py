@@ -13,8 +13,8 @@ from bench.faults.messages import APPEND_MS, UNREADABLE, Message, Stream, column
 from bench.faults.plain import plain_log
 from bench.faults.sites import Ground, Site
 from bench.faults.workers import send
-from freshet.cluster_lag import cluster_status
-from freshet.world_poison import poison as worlds_poison
+from freshet.operators.cluster_lag import cluster_status
+from freshet.world.poison import poison as worlds_poison
 from storage.log import PACK, Entry, Position
 from stream.events import Event
 from stream.ingest import EVENTS

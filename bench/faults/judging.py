@@ -12,7 +12,7 @@ from typing import Final
 from bench.faults.messages import Message
 from bench.faults.sites import Site
 from bench.oracle import Oracle
-from freshet.cluster_verify import verify
+from freshet.operators.cluster_verify import verify
 from storage.archive import Archive
 from storage.log import Position
 from storage.state import COUNTS, HISTORIES, NEIGHBOURS, SEEN

@@ -17,7 +17,7 @@ from bench.faults.sites import TOPIC, Ground, Process, Site
 from bench.faults.workers import archived, send, unlike_the_log
 from bench.services import wait_until
 from freshet.cluster import admin
-from freshet.cluster_losses import accepted
+from freshet.operators.cluster_losses import accepted
 from stream.ingest import EVENTS
 from stream.shape import Shape
 

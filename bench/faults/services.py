@@ -16,7 +16,7 @@ from bench.faults.messages import Stream
 from bench.faults.plain import plain_log
 from bench.faults.sites import Ground, Site
 from bench.faults.workers import send
-from freshet.cluster_verify import Moving
+from freshet.operators.cluster_verify import Moving
 from stream.events import Event
 from stream.kafka import DELIVERY_MS
 from stream.producer import Limits, Producer

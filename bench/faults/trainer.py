@@ -14,7 +14,7 @@ from bench.faults.judging import Verdict, judged
 from bench.faults.plain import plain_log
 from bench.faults.sites import Ground, Process, Site
 from bench.services import LOOPBACK, free_port
-from freshet.world import World, WorldConfig
+from freshet.world.events import World, WorldConfig
 from storage.models import Live
 from storage.models_redis import RedisRegistry
 from storage.places import place_of

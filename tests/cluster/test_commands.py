@@ -11,9 +11,9 @@ import redis
 from typer.testing import CliRunner, Result
 
 from bench.services import free_port, wait_until
-from freshet.cli import app
-from freshet.cluster_doctor import examine_cluster
-from freshet.doctor import Finding
+from freshet.commands.cli import app
+from freshet.operators.cluster_doctor import examine_cluster
+from freshet.operators.doctor import Finding
 from freshet.settings import Settings
 from storage.log import Entry
 from storage.state_redis import RedisState

@@ -14,11 +14,11 @@ from kafka.errors import TopicAlreadyExistsError
 
 from bench.services import wait_until
 from freshet.cluster import Services, admin
-from freshet.cluster_lag import cluster_status, members
-from freshet.cluster_losses import accept_gaps, accepted
-from freshet.cluster_rebuild import CannotRebuild, rebuild
-from freshet.cluster_verify import ClusterVerified, distance, replayed, verify
-from freshet.redrive import ClusterBox, redrive
+from freshet.operators.cluster_lag import cluster_status, members
+from freshet.operators.cluster_losses import accept_gaps, accepted
+from freshet.operators.cluster_rebuild import CannotRebuild, rebuild
+from freshet.operators.cluster_verify import ClusterVerified, distance, replayed, verify
+from freshet.operators.redrive import ClusterBox, redrive
 from storage.archive import Archive
 from storage.log import Entry
 from storage.state import HISTORIES, Gap, Write

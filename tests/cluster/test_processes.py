@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from bench.services import RedisServer, free_port, wait_until
-from freshet.world import World, WorldConfig
+from freshet.world.events import World, WorldConfig
 from storage.vectors import generation_of
 from tests.services import kafka_server
 

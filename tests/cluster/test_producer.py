@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bench.services import KafkaServer, free_port, wait_until
-from freshet.producing import KafkaPlace, produce_entities, produce_events, publishing
+from freshet.commands.producing import KafkaPlace, produce_entities, produce_events, publishing
 from freshet.readers.choose import open_events
 from freshet.settings import Settings
 from storage.log import PACK, Record

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
-from freshet.cli import app
+from freshet.commands.cli import app
 from tests.docker.reading import DOCKER, ROOT, documents, environment, shipped
 
 COMPOSE = documents("compose.yaml")[0]

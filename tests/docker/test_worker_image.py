@@ -15,7 +15,7 @@ from tests.docker.reading import DOCKER, ROOT
 
 IMPORTS = """
 import json, sys
-import freshet.cli, freshet.clock, freshet.cluster, stream.app, stream.archiver, stream.entity_writer, stream.worker
+import freshet.commands.cli, freshet.clock, freshet.cluster, stream.app, stream.archiver, stream.entity_writer, stream.worker
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 WITHOUT = """
@@ -27,7 +27,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from freshet.cli import main
+from freshet.commands.cli import main
 sys.argv = ["freshet", "worker"]
 main()
 """

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from freshet.engine import Engine
-from freshet.learn import Inputs, Job, Report, archived, run, stored_contents
+from freshet.learning.learn import Inputs, Job, Report, archived, run, stored_contents
+from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
-from freshet.world import World, WorldConfig
+from freshet.world.events import World, WorldConfig
 from storage.log import Entry
 from storage.models import Version
 from stream.ingest import EVENTS

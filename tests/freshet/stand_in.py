@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.learn import Report
-from freshet.version_files import REPORT_FILE
+from freshet.learning.learn import Report
+from freshet.learning.version_files import REPORT_FILE
 from tests.freshet.followed import trained
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from freshet.charts import LINES_MAX, POINTS_MAX, Frame, Line, Mark, histogram, line_chart, ticks
+from freshet.demo.charts import LINES_MAX, POINTS_MAX, Frame, Line, Mark, histogram, line_chart, ticks
 from storage.arrays import F64s
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from freshet import cli
+from freshet.commands import cli
 from freshet.engine import Engine
 from freshet.settings import Settings
 from storage.log import Entry

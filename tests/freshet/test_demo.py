@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from freshet.demo import Demo, DemoOutcome, Told, in_time_order
-from freshet.prequential import SYSTEMS
+from freshet.demo.prequential import SYSTEMS
+from freshet.demo.run import Demo, DemoOutcome, Told, in_time_order
 from freshet.readers.choose import open_events
 from freshet.readers.source import Row, Source
 from freshet.settings import Settings
-from freshet.world import World, WorldConfig
+from freshet.world.events import World, WorldConfig
 from stream.events import Event
 
 NEVER = 10**9

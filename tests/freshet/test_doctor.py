@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet import doctor
-from freshet.doctor import Finding, examine
+from freshet.operators import doctor
 from freshet.engine import Engine
+from freshet.operators.doctor import Finding, examine
 from freshet.settings import Settings
 from storage.models import Registry, Version
 from stream.events import Event

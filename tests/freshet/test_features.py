@@ -8,7 +8,7 @@ import pytest
 from encoders.base import ItemFeatures
 from encoders.text import tokens
 from freshet.features import ItemFacts
-from freshet.walk import Walk
+from freshet.learning.walk import Walk
 from storage.arrays import F64s, I64s, U64s
 from storage.catalogue import Catalogue, Content
 from storage.ids import ITEM, hash_id, hash_ids

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.follower import Follower
+from freshet.processes.follower import Follower
 from freshet.view import View
 from storage.names import Names
 from storage.state import COUNTS

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.cluster_serving import ALIVE_MS
-from freshet.following import TOLD_MS
+from freshet.processes.following import TOLD_MS
+from freshet.processes.serving import ALIVE_MS
 from serving.answers import Asked
 from storage.leases_redis import LEASE_MS
 from storage.models import Version

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from freshet.demo.prequential import LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest, hits_of
+from freshet.demo.rivals import BASELINES, Rivals, Still
 from freshet.engine import Engine
-from freshet.prequential import LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest, hits_of
-from freshet.rivals import BASELINES, Rivals, Still
 from freshet.service import Service
 from freshet.settings import Settings
 from storage.ids import ITEM, hash_id

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from freshet.demo.recbole import INSIDE, TERMS, Contents, DataUnavailable, fetch_movielens
 from freshet.readers.choose import open_events
-from freshet.recbole import INSIDE, TERMS, Contents, DataUnavailable, fetch_movielens
 
 FILES = {
     "ml-100k.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t3\t100\n2\t8\t4\t101\n",

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from freshet.cli import app
+from freshet.commands.cli import app
 from freshet.engine import Engine
-from freshet.redrive import REDRIVEN_FILE, FolderBox, letters_of
+from freshet.operators.redrive import REDRIVEN_FILE, FolderBox, letters_of
 from freshet.settings import Settings
 from stream.events import Event
 

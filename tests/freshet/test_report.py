@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from freshet.report import Decision, DemoReport, System, number, render, share, write_report
+from freshet.demo.report import Decision, DemoReport, System, number, render, share, write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from bench.services import wait_until
-from freshet.learn import Job
-from freshet.trainer_process import ALIVE_MS, COUNT_MS, PROPOSED_MS_MAX, Options, Shared, Trainer
-from freshet.training import Outcome
+from freshet.learning.learn import Job
+from freshet.learning.training import Outcome
+from freshet.processes.trainer import ALIVE_MS, COUNT_MS, PROPOSED_MS_MAX, Options, Shared, Trainer
 from storage.health import Beat
 from storage.health_redis import RedisHealth
 from storage.leases_redis import LEASE_MS, Leases

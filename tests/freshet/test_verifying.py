@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from freshet.engine import Engine, FolderBusy
+from freshet.operators.verifying import LOSSES_FILE, Loss, accept_gap, rebuild_folder, verify_folder
 from freshet.settings import Settings
-from freshet.verifying import LOSSES_FILE, Loss, accept_gap, rebuild_folder, verify_folder
 from storage.log import Entry
 from storage.log_lmdb import LmdbLog
 from storage.state import COUNTS, HISTORIES, NEIGHBOURS, SEEN, Gap, Write

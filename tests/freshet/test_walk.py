@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet.walk import Asked, Walk
+from freshet.learning.walk import Asked, Walk
 from storage.catalogue import Content
 from storage.columns import ARCHIVE_SCHEMA
 from storage.ids import ITEM, hash_id

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from freshet.readers.choose import open_events
-from freshet.world import World, WorldConfig
-from freshet.world_images import draw, png
-from freshet.world_poison import poison
+from freshet.world.events import World, WorldConfig
+from freshet.world.images import draw, png
+from freshet.world.poison import poison
 from storage.arrays import U8s
 from stream.events import Entity, Event
 from trainers.baselines import Baselines

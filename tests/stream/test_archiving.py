@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet.walk import Walk
+from freshet.learning.walk import Walk
 from storage.archive import Archive
 from storage.columns import ARCHIVE_SCHEMA
 from storage.log import JSON, PACK, Record

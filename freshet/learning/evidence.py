@@ -1,0 +1,78 @@
+"""What a model would have answered: contenders over the same items, asked the same questions before the events came.
+
+for case in cases(walk, table, [candidate, rival]): case.rank(candidate)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from encoders.base import F32s, ItemFeatures
+from encoders.blend import Blend
+from encoders.model import Model
+from freshet.learning.version_files import BLEND_FILE, MODEL_FILE
+from freshet.learning.walk import Walk
+from serving.live import LiveModel
+from serving.lookup import blended
+from serving.neural import aimed
+from storage.arrays import F64s
+from storage.vectors_memory import MemoryVectors
+from trainers.metrics import mid_ranks
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model with its blend and its vectors of the items as of the end of training; no model: counting alone."""
+
+    name: str
+    blend: Blend
+    live: LiveModel | None = None
+    model: Model | None = None
+
+    @classmethod
+    def of(cls, name: str, model: Model, blend: Blend, features: ItemFeatures) -> "Contender":
+        """Embeds every item of the features."""
+        vectors = MemoryVectors(model.config.dim, collection=name)
+        vectors.upsert(features.ids, model.embed_items(features), revision=1)
+        return cls(name, blend, LiveModel(name, 0, name, model, blend, vectors), model)
+
+    @classmethod
+    def stored(cls, name: str, files: Mapping[str, bytes], features: ItemFeatures) -> "Contender":
+        """A version's files as a contender."""
+        return cls.of(name, Model.from_bytes(files[MODEL_FILE]), Blend.from_json(files[BLEND_FILE]), features)
+
+    def with_blend(self, blend: Blend) -> "Contender":
+        """The same model under other weights."""
+        return replace(self, blend=blend)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question and each contender's answer: features (C, S) by contender, the user vector it came from, the target's place."""
+
+    target: int
+    features: dict[str, F64s]
+    users: dict[str, F32s]
+
+    def rank(self, contender: Contender) -> int:
+        """The mid-rank of what was taken under the contender's blend; behind every candidate when it was not retrieved."""
+        features = self.features[contender.name]
+        if self.target < 0:
+            return len(features) + 1
+        scores = blended(contender.blend, features)
+        return int(mid_ranks(scores[None, :], np.array([self.target]))[0])
+
+
+def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Iterator[Answered]:
+    """Ask every contender before each event of the table, then apply the event."""
+    for asked in walk.ask_each(table):
+        features: dict[str, F64s] = {}
+        users: dict[str, F32s] = {}
+        for contender in contenders:
+            aim = aimed(asked.context, contender.live)
+            if aim is not None:
+                users[contender.name] = aim.query
+            features[contender.name] = walk.features(asked, aim)
+        yield Answered(asked.target, features, users)

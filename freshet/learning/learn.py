@@ -1,0 +1,289 @@
+"""One training, in a process of its own at low priority: archive in, a candidate and the gate's decision out.
+
+    python -m freshet.learning.learn JOB.json
+
+Reads the archive up to an append number, the live version and the items' content; writes model, blends and a report into
+the job's folder. Everything it measures is point in time: a walk replays the past through the product's own reducers,
+and look-ups are made before each event is applied.
+
+The past is cut in three, oldest first: *training* events, a *blend* window on which the weights of the sources are
+fitted, and a *gate* window, which neither the candidate nor the live model has learned from.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import torch
+
+from encoders.base import ItemFeatures
+from encoders.blend import Blend
+from encoders.config import ModelConfig
+from encoders.model import Model
+from freshet.learning.evidence import Answered, Contender, answers
+from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.learning.walk import Walk
+from serving.lookup import COUNTING
+from serving.sources import SOURCES
+from storage.archive import Archive
+from storage.arrays import F32s, I64s
+from storage.catalogue import Content, decode_content
+from storage.columns import ARCHIVE_SCHEMA
+from storage.models import Registry
+from storage.state import NODES, State
+from storage.state_lmdb import LmdbState, boot_id
+from stream.archiving import from_archive
+from stream.ingest import Applied
+from stream.shape import Shape
+from trainers.blend import Case, sharpen
+from trainers.config import TrainConfig
+from trainers.gate import Decision, Evidence, GateConfig, decide
+from trainers.graph import placed
+from trainers.heads_training import HeadConfig, Samples, head_samples, replay_mask, tune_head
+from trainers.loop import Trainer
+from trainers.metrics import discounted_gain
+from trainers.samples import EventColumns
+
+TRUNK: Final = "trunk"
+HEAD: Final = "head"
+ROWS_AT_ONCE: Final = 8192
+FIRST_GAIN_MIN: Final = -0.005
+"""With nothing live a candidate need only be shown not to be worse than the counts by more than this (of about .25): it brings what
+counts cannot, vectors for items that nobody has touched."""
+EVENTS_MIN: Final = 300
+"""Fewer events than this teach nothing worth asking about."""
+_NICENESS: Final = 10
+
+
+class Job(msgspec.Struct):
+    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
+
+    `data` is the folder of an embedded server. Without one the environment names the cluster's services, and all that is archived is read.
+    """
+
+    out: str
+    kind: str
+    parent: str | None
+    partitions: int = 1
+    data: str | None = None
+    below: int | None = None
+    seed: int = 0
+    seconds_max: float = 60.0
+    steps_max: int = 450
+    new_events: int = 5000
+    blend_events: int = 1500
+    gate_events: int = 4000
+    threads: int = 1
+
+
+class Report(msgspec.Struct):
+    """What came of it: the gate's decision with its numbers, and what the candidate learned."""
+
+    promote: bool
+    reason: str
+    numbers: dict[str, float]
+    as_of_number: int
+    events: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training reads: the archive in the order of its appends, the parent's files, and what is known of the items."""
+
+    archive: pa.Table
+    parent: dict[str, bytes] | None
+    contents: dict[int, Content]
+
+
+@dataclass
+class Past:
+    """The walk so far, and the training events it passed."""
+
+    walk: Walk
+    parts: list[EventColumns] = field(default_factory=list)
+
+    def take(self, applied: Applied) -> None:
+        """Keep the likings of one batch."""
+        columns, kept = applied.columns, applied.kept & (applied.columns.weight > 0)
+        stamps = columns.stamps[kept]
+        actions = ((stamps >> np.uint64(8)) & np.uint64(255)).astype(np.uint8)
+        self.parts.append(EventColumns(columns.users[kept], columns.items[kept], actions, (stamps >> np.uint64(16)).astype(np.int64)))
+
+    def columns(self) -> EventColumns:
+        """All of them, in log order."""
+        return EventColumns(*(np.concatenate([getattr(p, name) for p in self.parts]) for name in ("users", "items", "actions", "ts_ms")))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The archive in three: training rows, then the blend window, then the gate's; `learned_to` numbers the last training event."""
+
+    training: pa.Table
+    blend: pa.Table
+    gate: pa.Table
+    learned_to: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What training made, before anybody asked it anything."""
+
+    model: Model
+    optimiser: bytes
+    metrics: dict[str, float]
+
+
+def main() -> None:
+    """Run the job named on the command line."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    os.nice(_NICENESS)
+    torch.set_num_threads(job.threads)
+    code = 0
+    try:
+        run(job, folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job))
+    except Exception:  # noqa: BLE001  # the outermost: the parent reads the last line and the exit code
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # torch's threads sometimes abort a process that winds down in order, and a whole candidate with it
+
+
+def run(job: Job, inputs: Inputs) -> Report:
+    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
+    began, out, parent = time.monotonic(), Path(job.out), inputs.parent
+    cut = cut_archive(job, inputs.archive)
+    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents))
+    for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
+        past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
+    columns = past.columns()
+    features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(
+        past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max())
+    )
+    rival = Contender.stored("live", parent, features) if parent else Contender("live", COUNTING)
+    made = (
+        train_head(job, columns, features, rival.model, parent)
+        if job.kind == HEAD and parent and rival.model
+        else train_trunk(job, columns, features, rival.model)
+    )
+    counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
+    candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features), counting)
+    gate = GateConfig() if parent else GateConfig(gain_min=FIRST_GAIN_MIN)
+    decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate=gate, seed=job.seed)
+    weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
+    report = Report(
+        decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
+    )
+    (out / MODEL_FILE).write_bytes(made.model.to_bytes())
+    (out / BLEND_FILE).write_text(candidate.blend.to_json())
+    (out / COUNTING_FILE).write_text(counting.to_json())
+    (out / OPTIMISER_FILE).write_bytes(made.optimiser)
+    (out / REPORT_FILE).write_bytes(msgspec.json.encode(report))
+    return report
+
+
+def cut_archive(job: Job, whole: pa.Table) -> Cut:
+    """Cut the archive, never inside a pack. Raises ValueError when there is too little."""
+    rows = whole.num_rows
+    if rows < EVENTS_MIN:
+        raise ValueError(f"the archive holds {rows} events; at least {EVENTS_MIN} are needed to train")
+    asked = min(job.blend_events + job.gate_events, rows // 4)
+    numbers = whole.column("number").to_numpy()
+    split = _record_start(numbers, rows - asked)
+    if split == 0:
+        raise ValueError(f"the archive holds {rows} events in packs too large to cut; train once more have come")
+    middle = _record_start(numbers, rows - asked * job.gate_events // (job.blend_events + job.gate_events))
+    return Cut(whole.slice(0, split), whole.slice(split, middle - split), whole.slice(middle), int(numbers[split - 1]))
+
+
+def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None) -> Candidate:
+    """A new space, warm from the live trunk where there is one."""
+    config = TrainConfig(seed=job.seed, seconds_max=job.seconds_max, steps_max=job.steps_max)
+    trained = Trainer(config).train(columns, features, live)
+    return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
+
+
+def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Model, parent: dict[str, bytes]) -> Candidate:
+    """The live trunk, its head fitted to the newest events and a replay sample."""
+    events = placed(features, columns)
+    vectors, config = live.embed_items(features), HeadConfig(seed=job.seed)
+    new = np.zeros(len(events), dtype=np.bool_)
+    new[-min(len(events), job.new_events) :] = True
+    old = replay_mask(len(events), before=int((~new).sum()), replay_max=config.replay_max, generator=np.random.default_rng(job.seed))
+    samples = Samples(head_samples(live, vectors, events, asked=new), head_samples(live, vectors, events, asked=old))
+    tuned = tune_head(live, samples, vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
+    return Candidate(
+        tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)}
+    )
+
+
+def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Blend) -> tuple[Contender, Blend]:
+    """The candidate under weights fitted on the window, and `counting` (no neural source) fitted alike; each from where it stands."""
+    answered = [one for one in answers(walk, window, [candidate]) if one.target >= 0]
+    every = [Case(one.features[candidate.name], one.target) for one in answered]
+    counted = [Case(case.features[:, 1:], case.target) for case in every]
+    return candidate.with_blend(sharpen(every, candidate.blend)), sharpen(counted, counting)
+
+
+def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, *, gate: GateConfig, seed: int) -> Decision:
+    """The gate's decision on discounted gains, which is also what the blend was searched for.
+
+    The candidate was built for the collection it would get, so generations agree. Answers are let go one by one: each holds every
+    item's scores.
+    """
+    ranks, users = list[tuple[int, int]](), list[F32s]()
+    for one in answered:
+        ranks.append((one.rank(candidate), one.rank(rival)))
+        if candidate.name in one.users:
+            users.append(one.users[candidate.name])
+    of_candidate, of_rival = np.array(ranks, dtype=np.int64).reshape(-1, 2).T
+    evidence = Evidence(
+        candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival),
+        users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
+    )  # fmt: skip
+    return decide(evidence, gate, generator=np.random.default_rng(seed))
+
+
+def folder_inputs(job: Job, folder: Path) -> Inputs:
+    """From the folder of an embedded server, read beside the process that holds it."""
+    state = LmdbState(folder / "state", boot_id=boot_id(), read_only=True)
+    try:
+        contents = stored_contents(state, job.partitions)
+    finally:
+        state.close()
+    parent = Registry(folder / "models").files(job.parent) if job.parent else None
+    return Inputs(archived(Archive(folder / "archive", read_only=True), below=job.below), parent, contents)
+
+
+def archived(archive: Archive, *, below: int | None = None) -> pa.Table:
+    """All rows in one piece."""
+    return pa.concat_tables([ARCHIVE_SCHEMA.empty_table(), *archive.scan(below=below)]).combine_chunks()
+
+
+def stored_contents(state: State, partitions: int) -> dict[int, Content]:
+    """What is known of the items."""
+    return {node: decode_content(blob) for p in range(partitions) for node, blob in state.scan(NODES, p)}
+
+
+def _cluster_inputs(job: Job) -> Inputs:
+    from freshet.learning.learn_cluster import cluster_inputs  # only here: an embedded server's child needs neither Redis nor its settings
+
+    return cluster_inputs(job)
+
+
+def _record_start(numbers: I64s, row: int) -> int:
+    """The first row of the record that this row belongs to: a pack is one record and is not cut."""
+    return int(np.searchsorted(numbers, numbers[row]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The trainer beside the server: when a training is due, its child process, and what becomes of the candidate.
+
+    training = Training(service); decision = training.poll(now_ms=now_ms, events=accepted)
+
+A training is a child at low priority, so that look-ups keep their time; only its files come back. A candidate of a new
+trunk is embedded item by item into a collection of its own before the flip, while the old one answers.
+"""
+
+import logging
+import shutil
+from dataclasses import dataclass
+
+import msgspec
+
+from freshet.learning.child import UNUSABLE, Child
+from freshet.learning.learn import HEAD, TRUNK, Job, Report
+from freshet.service import Loaded, Service
+from storage.models import Version
+from trainers.cadence import Cadence, due
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training's end, as recorded: promoted, refused or failed, with the reason and the numbers."""
+
+    version: str
+    kind: str
+    promoted: bool
+    reason: str
+    numbers: dict[str, float]
+    at_ms: int
+    events: int
+
+
+@dataclass
+class _Running:
+    child: Child
+    version: str
+    generation: int
+
+
+@dataclass
+class _Building:
+    loaded: Loaded
+    version: Version
+    report: Report
+    kind: str
+    row: int = 0
+
+
+class Training:
+    """At most one training at a time. Call `poll` often; it never waits."""
+
+    def __init__(self, service: Service, *, trunk_every: int, cadence: Cadence, seconds_max: float) -> None:
+        self._service, self._trunk_every, self._cadence, self._seconds_max = service, trunk_every, cadence, seconds_max
+        self._folder = service.engine.settings.data / "training"
+        shutil.rmtree(self._folder, ignore_errors=True)  # what a killed parent left: nothing of it was promoted
+        self._running: _Running | None = None
+        self._building: _Building | None = None
+        self._last_ms: int | None = None
+        self._events_at_last = 0
+        self._count = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a training runs or its candidate is being embedded."""
+        return self._running is not None or self._building is not None
+
+    def poll(self, *, now_ms: int, events: int) -> Outcome | None:
+        """Start what is due, look after what runs; an outcome when one has just ended. `events`: accepted so far."""
+        if self._building is not None:
+            return self._build(now_ms, events)
+        if self._running is not None:
+            return self._look(now_ms, events) if self._running.child.ended else None
+        if due(self._cadence, new_events=events - self._events_at_last, now_ms=now_ms, last_ms=self._last_ms):
+            self.start(now_ms=now_ms, events=events)
+        return None
+
+    def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1, seconds_max: float | None = None) -> None:
+        """Start a training now: a trunk at first and every so many-th time, else a head.
+
+        More threads, and another time than is usual, where nobody is served.
+        """
+        current, engine = self._service.current, self._service.engine
+        chosen = kind or (TRUNK if current is None or self._count % self._trunk_every == 0 else HEAD)
+        self._last_ms, self._events_at_last = now_ms, events
+        self._count += 1
+        engine.flush_archive()
+        generation = self._next_generation() if chosen == TRUNK or current is None else current.live.generation
+        job = Job(
+            data=str(engine.settings.data.resolve()),
+            out=str((self._folder / str(self._count)).resolve()),
+            kind=chosen,
+            below=engine.applied_number,
+            parent=current.live.version if current else None,
+            partitions=engine.shape.partitions,
+            seed=self._count,
+            seconds_max=seconds_max or self._seconds_max,
+            threads=threads,
+        )
+        self._launch(job, generation)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the child to end, at most this long: for who has nothing else to do."""
+        if self._running is not None:
+            self._running.child.wait(timeout_s)
+
+    def cancel(self) -> None:
+        """End the child, if one runs: nothing of it is used."""
+        if self._running is not None:
+            self._running.child.kill()
+            self._running = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _launch(self, job: Job, generation: int) -> None:
+        child = Child(job)
+        self._running = _Running(child, f"g{generation}-{self._count}", generation)
+        log.info("training_started kind=%s version=%s below=%d pid=%d", job.kind, self._running.version, job.below, child.pid)
+
+    def _look(self, now_ms: int, events: int) -> Outcome | None:
+        """The child has ended: refuse, or store the version and go on to building and promotion. Its folder goes either way."""
+        running = self._running
+        assert running is not None
+        self._running = None
+        try:
+            report = running.child.report()
+            if report.promote:
+                self._building = self._stored(running, report, now_ms)
+        except UNUSABLE as error:
+            report = Report(False, f"failed: {error}", {}, 0, 0, {}, 0.0)
+        finally:
+            running.child.clean()
+        if self._building is not None:
+            return self._build(now_ms, events)
+        return self._record(Outcome(running.version, running.child.job.kind, False, report.reason, report.numbers, now_ms, events))
+
+    def _stored(self, running: _Running, report: Report, now_ms: int) -> _Building:
+        """Put the candidate's files beside the other versions, and load it from there."""
+        version = Version(running.version, running.generation, running.child.job.parent, now_ms, report.as_of_number, report.metrics)
+        self._service.registry.put(version, running.child.files())
+        return _Building(self._service.load(version.name), version, report, running.child.job.kind)
+
+    def _build(self, now_ms: int, events: int) -> Outcome | None:
+        """Embed the next items of a new generation; promote once every item of the catalogue has its vector."""
+        building = self._building
+        assert building is not None
+        if building.kind == TRUNK and building.row < len(self._service.view.catalogue):
+            building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
+            return None
+        self._building = None
+        self._service.promote(building.version, building.loaded)
+        outcome = Outcome(building.version.name, building.kind, True, building.report.reason, building.report.numbers, now_ms, events)
+        return self._record(outcome)
+
+    def _record(self, outcome: Outcome) -> Outcome:
+        log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
+        self._service.registry.record(msgspec.to_builtins(outcome))
+        return outcome
+
+    def _next_generation(self) -> int:
+        known = [version.generation for version in self._service.registry.versions()]
+        return max([*known, *self._service.folder.generations()], default=0) + 1

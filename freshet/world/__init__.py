@@ -1,0 +1,1 @@
+"""The synthetic world: users, items, tastes and times from one seed, with a known best answer."""
