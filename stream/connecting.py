@@ -7,7 +7,7 @@ awaited here: what comes again lies below it and is dropped. Both move in the co
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,7 +96,7 @@ class Connecting:
         partition = arrived.partition
         records = [record for record in arrived.records if record.offset >= self._marks[partition]]
         marks = dict(self._upstream[partition])
-        parcels = [fresh for record in records if (fresh := _fresh(record, marks)) is not None]
+        parcels = [fresh for record in records for fresh in _fresh(record, marks)]
         after = max([self._marks[partition], arrived.end, *(record.offset + 1 for record in records[-1:])])
         mark = dirty_mark(records[-1].offset, append_ms=records[0].append_ms) if records else b""
         return _Fresh(partition, parcels, marks, after, mark)
@@ -110,23 +110,23 @@ class Connecting:
         return Advance(self._claims[found.partition], before=self._marks[found.partition], after=found.after)
 
 
-def _fresh(record: Record, marks: dict[int, Mark]) -> Parcel | None:
-    """The message's edges that have not been applied yet; moves its upstream's mark past them."""
+def _fresh(record: Record, marks: dict[int, Mark]) -> Iterator[Parcel]:
+    """The message's edges that have not been applied yet; moves their upstreams' marks past them."""
     try:
-        parcel = decode_edges(record.value)
+        parcels = decode_edges(record.value)
     except ValueError as error:
         log.error("edges_unreadable partition=%d offset=%d: %s", record.partition, record.offset, error)
-        return None
-    upstream, (incarnation, awaited) = parcel.upstream, marks.get(parcel.upstream.partition, _NOTHING)
-    if upstream.incarnation < incarnation:
-        return None
-    if upstream.incarnation > incarnation:
-        awaited = 0
-    new = parcel.at >= np.uint64(awaited)
-    if not new.any():
-        return None
-    marks[upstream.partition] = (upstream.incarnation, int(parcel.at[-1]) + 1)
-    return parcel if new.all() else Parcel(upstream, parcel.edges.take(new), parcel.at[new], parcel.items[new])
+        return
+    for parcel in parcels:
+        upstream, (incarnation, awaited) = parcel.upstream, marks.get(parcel.upstream.partition, _NOTHING)
+        if upstream.incarnation < incarnation or (upstream.incarnation == incarnation and int(parcel.at[-1]) < awaited):
+            continue
+        marks[upstream.partition] = (upstream.incarnation, int(parcel.at[-1]) + 1)
+        if upstream.incarnation > incarnation or int(parcel.at[0]) >= awaited:
+            yield parcel
+        else:
+            new = parcel.at >= np.uint64(awaited)
+            yield Parcel(upstream, parcel.edges.take(new), parcel.at[new], parcel.items[new])
 
 
 def _joined(parcels: list[Parcel]) -> tuple[Edges, Bools]:

@@ -8,7 +8,6 @@ seen-sets, counts, neighbours, dirty marks, tallies and watermarks are committed
 committed. A crash before 2 repeats 1, which is harmless: a letter is known by its origin, an edge by its event.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,7 +23,7 @@ from storage.names import Names
 from storage.partitioned import distinct_rows, present, read_tables, write_rows
 from storage.state import COUNTS, HISTORIES, SEEN, TALLIES, Advance, Claim, Gap, Refusal, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
-from stream.edges import EDGES, Upstream, place, split
+from stream.edges import EDGES, Made, Upstream, place, split
 from stream.hashing import Hashed, hash_events
 from stream.neighbour_lists import connected, dirty_mark
 from stream.reducers import Columns, Edges, reduce_counts, reduce_users
@@ -213,17 +212,17 @@ class Ingest:
 
     def _publish_edges(self, batches: Sequence[Prepared], now_ms: int) -> None:
         """Round after round; batches are of different upstream partitions, so their messages do not wait for one another."""
-        streams = []
+        made = []
         for prepared in batches:
             decoded = prepared.decoded
             if len(prepared.edges):
                 partition = decoded.records[0].partition
                 offsets = np.array([record.offset for record in decoded.records], dtype=np.int64)[decoded.record[prepared.rows]]
                 upstream = Upstream(partition, self._claims[partition].incarnation)
-                streams.append(split(upstream, prepared.edges, place(offsets, decoded.index[prepared.rows]), self._shape.partitions))
-        for turn in itertools.zip_longest(*streams, fillvalue=[]):
+                made.append(Made(upstream, prepared.edges, place(offsets, decoded.index[prepared.rows])))
+        for entries in split(made, self._shape.partitions):
             self._fault("before edges")
-            self._log.append(EDGES, [entry for entries in turn for entry in entries], now_ms=now_ms)
+            self._log.append(EDGES, entries, now_ms=now_ms)
             self._fault("after edges")
 
     def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.operators import doctor
 from freshet.engine import Engine
+from freshet.operators import doctor
 from freshet.operators.doctor import Finding, examine
 from freshet.settings import Settings
 from storage.models import Registry, Version

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from storage.log import VALUE_BYTES_MAX
 from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SALTS, SHOWN_NEXT_TO, node_partition
 from stream import edges as module
-from stream.edges import Parcel, Upstream, decode_edges, place, split
+from stream.edges import Made, Parcel, Upstream, decode_edges, place, split
 from stream.reducers import Edges
 
 UPSTREAM = Upstream(partition=2, incarnation=1)
@@ -28,11 +28,12 @@ def made(pairs: list[tuple[int, int, int]]) -> Edges:
 def sent(edges: Edges, partitions: int) -> dict[int, list[Parcel]]:
     at = place(np.arange(1000, dtype=np.int64) + 70, np.zeros(1000, np.int64))
     parcels: dict[int, list[Parcel]] = {}
-    for turn in split(UPSTREAM, edges, at, partitions):
+    for turn in split([Made(UPSTREAM, edges, at)], partitions):
         assert len({entry.partition for entry in turn}) == len(turn), "one message a partition and turn"
         for entry in turn:
             assert len(entry.value) <= VALUE_BYTES_MAX
-            parcels.setdefault(entry.partition, []).append(decode_edges(entry.value))
+            (parcel,) = decode_edges(entry.value)
+            parcels.setdefault(entry.partition, []).append(parcel)
     return parcels
 
 
@@ -58,6 +59,42 @@ def test_edges_arrive_as_they_were_each_at_its_nodes_partition(some: list[tuple[
     assert sum(len(parcel.edges) for found in parcels.values() for parcel in found) == len(edges)
 
 
+@given(st.lists(pairs, min_size=1, max_size=4), st.integers(1, 3), st.booleans())
+def test_commits_go_in_the_same_messages_where_they_are_small_and_arrive_as_they_were(
+    commits: list[list[tuple[int, int, int]]], partitions: int, small: bool
+) -> None:
+    at = place(np.arange(1000, dtype=np.int64), np.zeros(1000, np.int64))
+    made_of = [Made(Upstream(n, n % 2), made(some), at) for n, some in enumerate(commits)]
+    alone = [decode_edges(entry.value) for one in made_of for turn in split([one], partitions) for entry in turn]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "EDGES_AT_ONCE", sum(len(one.edges) for one in made_of) if small else max(len(one.edges) for one in made_of))
+        rounds = list(split(made_of, partitions))
+        together = [decode_edges(entry.value) for turn in rounds for entry in turn]
+    if small:
+        (turn,) = rounds
+        assert len({entry.partition for entry in turn}) == len(turn), "one message a partition"
+
+    def rows(found: list[list[Parcel]]) -> list[tuple[object, ...]]:
+        parcels = [parcel for parcels in found for parcel in parcels]
+        names = ("nodes", "list_ids", "targets", "amounts", "ts_ms")
+        return sorted(
+            (
+                parcel.upstream,
+                int(node_partition(parcel.edges.nodes, partitions)[0]),
+                parcel.at.tolist(),
+                parcel.items.tolist(),
+                *(getattr(parcel.edges, name).tolist() for name in names),
+            )
+            for parcel in parcels
+        )
+
+    assert rows(together) == rows(alone)
+
+
+def test_no_commits_are_no_messages() -> None:
+    assert list(split([], 3)) == []
+
+
 def test_a_collection_is_no_item_and_everything_else_is() -> None:
     relations = np.array([CO_ENGAGED, CO_ENGAGED, IN_COLLECTION, IN_COLLECTION, SHOWN_NEXT_TO, SHOWN_NEXT_TO])
     nodes = np.array([1, 2, 1, 9, 3, 1], dtype=np.uint64)
@@ -74,10 +111,12 @@ def test_bytes_that_are_no_edges_are_refused(body: bytes) -> None:
 
 @given(st.data())
 def test_an_altered_message_is_refused_or_read_never_more(data: st.DataObject) -> None:
-    (parcels,) = [entry for turn in split(UPSTREAM, made([(0, 5, 6), (1, 7, 8)]), np.arange(2, dtype=np.uint64), 1) for entry in turn]
-    body = bytearray(parcels.value)
+    places = np.arange(2, dtype=np.uint64)
+    commits = [Made(Upstream(n, 1), made([(0, 5, 6), (1, 7, 8)]), places) for n in range(2)]
+    (message,) = [entry for turn in split(commits, 1) for entry in turn]
+    body = bytearray(message.value)
     body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
-        assert len(decode_edges(bytes(body)).edges) <= module.EDGES_AT_ONCE
+        assert 0 < sum(len(parcel.edges) for parcel in decode_edges(bytes(body))) <= module.EDGES_AT_ONCE
     except ValueError as error:
         assert str(error)
