@@ -23,10 +23,10 @@ from encoders.config import ModelConfig
 from encoders.model import Model
 from freshet.clock import now_ms
 from freshet.cluster import store_of
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from freshet.processes.follower import Follower
 from freshet.processes.pulse import PULSE_S
 from freshet.service import REFRESH_INTERVAL_MS, Serving, Stores
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from serving.sources import SOURCES
 from storage.arrays import F32s, U64s
 from storage.changes_redis import ChangeFeed

@@ -16,7 +16,7 @@ import msgspec
 from freshet.clock import now_ms
 from freshet.engine import Engine
 from freshet.learning.training import Training
-from freshet.processes.listening import bound, lifespan, run_on
+from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
 from serving.api import create_app

@@ -16,8 +16,8 @@ from encoders.blend import Blend
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
 from freshet.features import ItemFacts
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from freshet.settings import Settings
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
 from freshet.view import View
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s

@@ -18,7 +18,7 @@ TESTS_OWN: Final = "FRESHET_TEST_"
 class Settings(BaseSettings):
     """One instance per process, made by the command line and handed down."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid")
 
     data: Path = Field(Path("data"), description="folder that holds log, state, archive, vectors and models")
     host: str = Field("127.0.0.1", description="address the server listens on; loopback unless told otherwise")

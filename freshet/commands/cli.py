@@ -87,7 +87,7 @@ def recommend(
     data: Data = None, url: Url = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """What a user may want next, and why."""
-    from freshet.commands.access import access
+    from freshet.access import access
 
     with access(settings_of(data=data), url) as site:
         answer = site.recommend(user, k)
@@ -168,7 +168,7 @@ def demo(
 
 
 _MENDABLE: Final = (
-    "encoders.model.CheckpointError", "freshet.commands.access.Unreachable", "freshet.cluster.ServiceUnreachable",
+    "encoders.model.CheckpointError", "freshet.access.Unreachable", "freshet.cluster.ServiceUnreachable",
     "freshet.operators.cluster_rebuild.CannotRebuild", "freshet.operators.cluster_verify.Moving", "freshet.engine.FolderBusy",
     "freshet.readers.source.BrokenFile", "freshet.readers.source.UnknownLayout", "freshet.demo.recbole.DataUnavailable",
     "redis.RedisError", "storage.archive.ArchiveDamaged", "storage.log.LogFull", "storage.models.Damaged", "storage.state.Gap",

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
+from freshet.access import Place, Unreachable, access
 from freshet.clock import now_ms
 from freshet.cluster import kafka_of
-from freshet.commands.access import Place, Unreachable, access
 from freshet.readers.entities import read_entities
 from freshet.readers.source import Source
 from freshet.settings import Settings

@@ -119,7 +119,7 @@ def doctor(data: Data = None, url: Url = None) -> None:
 
 
 def _folder_status(settings: Settings, url: str | None) -> dict[str, Any]:
-    from freshet.commands.access import access
+    from freshet.access import access
 
     with access(settings, url) as site:
         return site.status()

@@ -18,7 +18,7 @@ from typing import IO, Final
 import msgspec
 
 from freshet.learning.learn import Job, Report
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from storage.models import Damaged
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ import pyarrow as pa
 from encoders.base import F32s, ItemFeatures
 from encoders.blend import Blend
 from encoders.model import Model
-from freshet.learning.version_files import BLEND_FILE, MODEL_FILE
 from freshet.learning.walk import Walk
+from freshet.version_files import BLEND_FILE, MODEL_FILE
 from serving.live import LiveModel
 from serving.lookup import blended
 from serving.neural import aimed

@@ -29,8 +29,8 @@ from encoders.blend import Blend
 from encoders.config import ModelConfig
 from encoders.model import Model
 from freshet.learning.evidence import Answered, Contender, answers
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.learning.walk import Walk
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
 from storage.archive import Archive

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from freshet.access import HttpSite, Unreachable, server_url
 from freshet.clock import now_ms
-from freshet.commands.access import HttpSite, Unreachable, server_url
 from freshet.engine import Engine, FolderBusy, locked_folder
 from freshet.server import SERVER_FILE
 from freshet.settings import Settings

@@ -13,9 +13,9 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from freshet.access import access
 from freshet.clock import now_ms as clock_ms
 from freshet.cluster import Services, services
-from freshet.commands.access import access
 from freshet.settings import Settings
 from storage.files import append_line
 from storage.log import Entry, Log

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from freshet.commands.access import HttpSite, server_url
+from freshet.access import HttpSite, server_url
 from freshet.engine import Engine, FolderBusy, locked_folder
 from freshet.settings import Settings
 from storage.archive import Archive

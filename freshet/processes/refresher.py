@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from freshet.clock import now_ms
 from freshet.cluster import ServiceUnreachable
-from freshet.processes.listening import STOP_S, bound, lifespan, page, run_on
+from freshet.listening import STOP_S, bound, lifespan, page, run_on
 from freshet.processes.pulse import Pulse, process_name
 from freshet.processes.serving import REFRESHER, cluster_serving
 from freshet.settings import Settings

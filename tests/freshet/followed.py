@@ -15,12 +15,12 @@ import redis
 from qdrant_client import QdrantClient
 
 from bench.services import RedisServer
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.processes.follower import Follower
 from freshet.processes.following import Following
 from freshet.processes.serving import ClusterServing
 from freshet.service import Serving, Stores
 from freshet.settings import Settings
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.world.events import World, WorldConfig
 from storage.changes_redis import ChangeFeed
 from storage.health import Beat

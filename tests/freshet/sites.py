@@ -8,9 +8,9 @@ import msgspec
 
 from freshet.engine import Engine
 from freshet.learning.learn import Inputs, Job, Report, archived, run, stored_contents
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.world.events import World, WorldConfig
 from storage.log import Entry
 from storage.models import Version

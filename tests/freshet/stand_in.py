@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from freshet.learning.learn import Report
-from freshet.learning.version_files import REPORT_FILE
+from freshet.version_files import REPORT_FILE
 from tests.freshet.followed import trained
 
 

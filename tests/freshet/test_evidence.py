@@ -5,8 +5,8 @@ import pytest
 
 from freshet.learning.evidence import Answered, Contender, answers
 from freshet.learning.learn import Job, Past, archived, cut_archive, stored_contents
-from freshet.learning.version_files import BLEND_FILE, MODEL_FILE
 from freshet.learning.walk import Walk
+from freshet.version_files import BLEND_FILE, MODEL_FILE
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
 from stream.archiving import from_archive

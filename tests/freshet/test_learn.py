@@ -11,7 +11,7 @@ from encoders.blend import Blend
 from encoders.model import Model
 from freshet.learning.learn import Inputs, Job, Report, archived, cut_archive, run
 from freshet.learning.learn_cluster import one_stream
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
 from serving.sources import SOURCES
 from storage.columns import ARCHIVE_SCHEMA
 from tests.freshet.sites import promote, site, train

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.commands.access import LocalSite
+from freshet.access import LocalSite
 from freshet.commands.producing import FLUSH_LINES, produce_entities, produce_events, publishing
 from freshet.readers.choose import open_events
 from freshet.settings import Settings

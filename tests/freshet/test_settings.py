@@ -24,6 +24,12 @@ def test_the_environment_is_read_and_an_argument_goes_before_it(monkeypatch: pyt
     assert (settings.data, settings.train_events_min, settings.trunk_every) == (tmp_path, 888, 9)
 
 
+def test_a_name_in_the_environment_without_a_value_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FRESHET_PORT", "FRESHET_KAFKA_CA", "FRESHET_TRAIN_SECONDS_MAX"):
+        monkeypatch.setenv(name, "")
+    assert Settings().port == Settings.model_fields["port"].default and Settings().kafka_ca is None
+
+
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ValidationError, match="train_event_min"):
         Settings(train_event_min=500)  # type: ignore[call-arg]
@@ -60,7 +66,7 @@ def test_bounds_are_inclusive_and_hold(name: str, least: int, most: int | None) 
             Settings(**{name: most + 1})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", ["", "many", "nan", "-1"])
+@pytest.mark.parametrize("value", ["many", "nan", "-1"])
 def test_a_value_that_is_no_such_number_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("FRESHET_TRAIN_INTERVAL_S", value)
     with pytest.raises(ValidationError, match="train_interval_s"):

@@ -13,8 +13,8 @@ import pytest
 
 from freshet.learning.learn import Job, Report
 from freshet.learning.training import Outcome, Training
-from freshet.learning.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.service import BUILD_ITEMS, Service
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig
 from stream.events import Entity
 from tests.freshet.sites import NOW_MS, site, train
