@@ -53,7 +53,7 @@ class Follower:
     def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """Take what the workers changed since the last time. `records_max` means nothing here: it is theirs to bound."""
         if not self._whole:
-            return self._again("the last round was not finished", now_ms)
+            return self._again("Redis was away, or the last round was not finished", now_ms)
         self._whole = False
         try:
             changes = self._feed.read()
@@ -69,6 +69,10 @@ class Follower:
         self._advance(changes.marks, now_ms)
         self._whole = True
         return Pumped(events=len(changes.counted), entities=len(contents), items=tuple({*born, *contents}))
+
+    def distrust(self) -> None:
+        """Redis was away, and may come back without its last second: the next round loads everything again."""
+        self._whole = False
 
     def _again(self, because: str, now_ms: int) -> Pumped:
         log.warning("view_loaded_again because=%s", because)

@@ -64,6 +64,7 @@ class Pulse(threading.Thread):
                 away = True
                 self._tell(error, now)
                 if isinstance(error, REDIS_ERRORS):
+                    self._serving.follower.distrust()
                     break  # all parts need it
         self.moved_ms = now_ms()
         return AWAY_S if away else 0.0 if more else PULSE_S

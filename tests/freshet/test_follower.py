@@ -150,6 +150,18 @@ def test_a_redis_that_goes_away_in_the_middle_of_a_round_leaves_nothing_out(site
     flaky.close()
 
 
+def test_after_redis_was_away_everything_is_loaded_again_whoever_noticed(site: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    follower = site.follower()
+    site.put("i1")
+    follower.distrust()
+    follower.pump(now_ms=1)
+    assert "view_loaded_again" in caplog.text
+    assert_whole(site, follower)
+    caplog.clear()
+    follower.pump(now_ms=2)
+    assert not caplog.text, "once"
+
+
 def test_one_that_goes_away_while_everything_is_loaded_again_is_made_good(site: Followed) -> None:
     flaky = Flaky.of(redis_server())
     follower = site.follower(flaky, RedisState(flaky, partitions=PARTITIONS, prefix=site.prefix))
