@@ -270,7 +270,8 @@ def called(paths: Sequence[Path]) -> set[str]:
 def test_the_documented_rules_name_what_the_code_calls_and_no_more() -> None:
     """`HSET`, `HDEL` of the commit are in a variable of its script; scripts themselves are EVALSHA and SCRIPT LOAD."""
     allowed = {rule[1:] for rule in redis_rules().split() if rule.startswith("+")} - {"evalsha", "script|load"}
-    assert called([*sorted((ROOT / "storage").glob("*_redis.py")), ROOT / "freshet" / "cluster.py"]) == allowed
+    files = [*sorted((ROOT / "storage").glob("*_redis.py")), ROOT / "freshet" / "cluster.py"]
+    assert called(files) - {"evalsha"} == allowed
     operators = {rule[1:] for rule in added("scan").split()}
     assert called(sorted((ROOT / "freshet").glob("cluster_*.py"))) <= allowed | operators
 
