@@ -21,6 +21,8 @@ RECORDS_MAX: Final = 512
 """Of one partition; so many do not wait any longer."""
 TOGETHER_BYTES: Final = 1 << 20
 """Applied at once, but for what a single partition has."""
+WAITING_BYTES_MAX: Final = 64 << 20
+"""With more than this waiting the reader waits too."""
 OnRefusal = Callable[[int, Exception], None]
 
 
@@ -31,13 +33,10 @@ class _Waiting:
     records: list[Record] = field(default_factory=list)
     end: int = 0
     since_ms: int = 0
+    size: int = 0
 
     def due(self, now_ms: int) -> bool:
         return now_ms - self.since_ms >= EVERY_MS or len(self.records) >= RECORDS_MAX
-
-    @property
-    def size(self) -> int:
-        return sum(len(record.value) for record in self.records)
 
 
 class Gathering:
@@ -65,14 +64,21 @@ class Gathering:
         """Records of a claimed partition, behind those that wait already."""
         waiting = self._waiting.setdefault(partition, _Waiting(since_ms=now_ms))
         waiting.records += records
+        waiting.size += sum(len(record.value) for record in records)
         waiting.end = end
 
     def step(self, *, now_ms: int) -> int:
-        """Begin with what is due, if nothing is under way; how many edges were applied since the last call. Raises what went wrong."""
+        """Begin with what is due, if nothing is under way; how many edges were applied since the last call. Raises what went wrong.
+
+        Waits while more than WAITING_BYTES_MAX wait.
+        """
         if self._under_way is not None and self._under_way[1].done():
             self._settle()
-        if self._under_way is None and (due := self._due(now_ms)):
-            self._under_way = due, self._executor.submit(self._connecting.apply_each, due)
+        if self._under_way is None and any(waiting.due(now_ms) for waiting in self._waiting.values()):
+            self._begin()
+        while sum(waiting.size for waiting in self._waiting.values()) > WAITING_BYTES_MAX:
+            self._settle()
+            self._begin()
         edges, self._edges = self._edges, 0
         return edges
 
@@ -80,19 +86,17 @@ class Gathering:
         """Let what is under way end, drop the rest: whoever comes next reads it again."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _due(self, now_ms: int) -> list[Arrived]:
-        """Those that have waited longest first; all that is due, and what else there is where it is little."""
-        if not any(waiting.due(now_ms) for waiting in self._waiting.values()):
-            return []
-        due, size = list[Arrived](), 0
+    def _begin(self) -> None:
+        """With those that have waited longest, and with others too where it is little."""
+        first, size = list[Arrived](), 0
         for partition, waiting in sorted(self._waiting.items(), key=lambda one: one[1].since_ms):
             size += waiting.size
-            if due and size > TOGETHER_BYTES:
+            if first and size > TOGETHER_BYTES:
                 break
-            due.append(Arrived(partition, waiting.records, waiting.end))
-        for one in due:
+            first.append(Arrived(partition, waiting.records, waiting.end))
+        for one in first:
             del self._waiting[one.partition]
-        return due
+        self._under_way = first, self._executor.submit(self._connecting.apply_each, first)
 
     def _settle(self) -> None:
         """Wait for what is under way, and count it."""

@@ -122,6 +122,17 @@ def test_so_many_records_do_not_wait_and_no_more_bytes_go_together_than_are_allo
     assert table.state.watermarks(EDGES) == {0: 3, 1: 0, 2: 2}
 
 
+def test_the_reader_waits_when_too_much_waits(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "WAITING_BYTES_MAX", 1)
+    monkeypatch.setattr(gathering, "TOGETHER_BYTES", 1)
+    for partition in PARTITIONS:
+        table.gathering.claim(partition)
+        table.add(partition, 0, 2)
+    assert table.step() > 0, "long before they were due"
+    table.settle()
+    assert table.state.watermarks(EDGES) == {0: 2, 1: 2, 2: 2}
+
+
 def test_a_refused_partition_is_told_and_read_again_and_the_others_go_on(table: Table) -> None:
     for partition in PARTITIONS:
         table.gathering.claim(partition)
