@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from storage.log import PACK, VALUE_BYTES_MAX, Entry, LogFull, Position, Record, Topic
+from stream.expiring import keep_expiring
 from stream.kafka import DELIVERY_MS, Kafka, KafkaUnreachable, unreachable
 from stream.kafka_records import PACK_HEADER, read_in_batches
 
@@ -117,6 +118,7 @@ class KafkaLog:
     def _sender(self) -> KafkaProducer:
         if self._producer is None:
             self._producer = KafkaProducer(**self.kafka.producer_options() | {"batch_size": BATCH_BYTES})
+            keep_expiring(self._producer)
         return self._producer
 
 

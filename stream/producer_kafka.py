@@ -15,6 +15,7 @@ from kafka.producer.future import RecordMetadata
 
 from storage.log import PACK, Entry, Position
 from stream.delivery import Done
+from stream.expiring import keep_expiring
 from stream.ingest import EVENTS
 from stream.kafka import REQUEST_MS, Kafka, KafkaUnreachable, unreachable
 from stream.kafka_records import PACK_HEADER
@@ -40,6 +41,7 @@ class KafkaSink:
             self._client = KafkaProducer(**kafka.producer_options() | bounds | {"batch_size": BATCH_BYTES})
         except KafkaError as error:
             raise unreachable(kafka, error) from error
+        keep_expiring(self._client)
         try:
             self.partitions = len(self._client.partitions_for(self._name) or ())
         except KafkaError as error:

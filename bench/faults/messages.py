@@ -21,6 +21,8 @@ from stream.shape import DAY_MS, Shape
 from stream.wire import encode_event, encode_pack
 
 APPEND_MS = 100_000_000_000_000
+START_MS: Final = 1_000_000_000_000
+"""So long ago that a few thousand events, with years between some, end before now: a real broker stamps what a producer sends."""
 SMALL = Shape(history_max=16, seen_max=24, neighbours_max=8, edge_window=3, edge_half_life_ms=7 * DAY_MS, count_half_life_ms=DAY_MS)
 """Bounds that a few hundred events reach."""
 UNREADABLE = (b"", b"{", b"null", b"\xff\xfe", b'{"user_id":"u"}', b'{"user_id":"u","action":"view","item_id":"i","ts_ms":"soon"}')
@@ -48,7 +50,7 @@ class Stream:
         for n in range(users * shape.partitions):
             self._users[oracle.partition(f"user {n}")].append(f"user {n}")
         self._items = [f"item {n}" for n in range(items)]
-        self._clock = 1_600_000_000_000
+        self._clock = START_MS
         self._told: list[list[Event]] = [[] for _ in range(shape.partitions)]
         self._made = 0
 

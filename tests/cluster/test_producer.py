@@ -175,6 +175,31 @@ def test_what_is_not_acknowledged_in_time_is_told_once_and_may_be_sent_again(mor
         assert ingested(log) == {"effects": 100, "refused": 0}
 
 
+def test_a_producer_goes_on_after_a_second_attempt_that_was_in_vain(mortal: KafkaServer) -> None:
+    """What was on its way when the broker went is tried again, and expires: then the client needs a new id to go on with."""
+    kafka, told = topics(mortal), Told()
+    with Producer(KafkaSink(kafka, delivery_s=2.0), limits=FEW, on_error=told) as producer:
+        producer.send(event(0))
+        producer.flush(WAIT_S)
+        mortal.pause()
+        lost = [producer.send(event(n)) for n in range(1, 26)]
+        with pytest.raises(TimeoutError):
+            producer.flush(0.5)
+        mortal.kill()
+        with pytest.raises(TimeoutError):
+            producer.flush(1.0)
+        lost += [producer.send(event(n)) for n in range(26, 51)]  # these expire while there is no id
+        producer.flush(WAIT_S)
+        assert Counter(what.event_id for what in told.events) == Counter(token.event_id for token in lost)
+        mortal.start()
+        again = [producer.send(what) for what in told.events]
+        producer.flush(WAIT_S)
+    assert len(told.events) == 50
+    with KafkaLog(kafka) as log:
+        assert_true(log, again)
+        assert ingested(log) == {"effects": 51, "refused": 0}
+
+
 def test_a_full_buffer_says_so_and_goes_on_when_the_broker_does(mortal: KafkaServer) -> None:
     kafka, told = topics(mortal), Told()
     with Producer(KafkaSink(kafka), limits=Limits(waiting_max=50, block_s=0.3), on_error=told) as producer:
