@@ -85,7 +85,7 @@ class Lookup:
         allowed = context.live.copy()
         if exclude_seen:
             allowed[context.seen] = False
-        if len(allowed) <= self._candidates_max:
+        if self.all_are_candidates(context):
             return np.flatnonzero(allowed)
         share = self._candidates_max // len(SOURCES)
         liked, hot = (rows[rows < len(allowed)] for rows in self._reader.popularity.top(share + len(context.seen)))
@@ -99,25 +99,29 @@ class Lookup:
             proposed.append(nearest[allowed[nearest]])
         return np.unique(np.concatenate(proposed))
 
+    def all_are_candidates(self, context: Context) -> bool:
+        """Whether the catalogue is so small that nothing needs to be retrieved: `candidates` then asks no model."""
+        return len(context.live) <= self._candidates_max
+
     def features(self, context: Context, aim: Aim | None, rows: I64s) -> F64s:
         """(C, S) log-scores of candidate rows by `SOURCES`."""
         features = np.empty((len(SOURCES), len(rows)))
         features[0] = self.neural(aim, rows)
-        features[1:] = self.counting(context, aim, rows)
+        features[1:] = self.counting(context, rows, neural=aim is not None)
         return features.T
 
     def neural(self, aim: Aim | None, rows: I64s) -> F64s:
         """The neural column alone (C,): temperature * cosine minus its logsumexp over the candidates; constant without a model."""
         return log_softmax(self._space(aim.live).logits(aim.query, rows) if aim else np.zeros(len(rows)))
 
-    def counting(self, context: Context, aim: Aim | None, rows: I64s) -> F64s:
+    def counting(self, context: Context, rows: I64s, *, neural: bool) -> F64s:
         """The other columns (S - 1, C): from live counts and lists alone.
 
-        Where a model can tell, an item born within a day and not yet counted has the candidates' mean mass: counts have
+        Beside a neural column an item born within a day and not yet counted has the candidates' mean mass: counts have
         nothing to say of it, and it is for its content to be near the user or not.
         """
         masses = sources.counting(context, rows)
-        if aim is None:
+        if not neural:
             return log_shares(masses)
         uncounted = np.flatnonzero(context.heat.events[rows] == 0)
         age_ms = context.now_ms - self._reader.catalogue.born_ms[rows[uncounted]]

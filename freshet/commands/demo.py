@@ -17,7 +17,7 @@ from freshet.settings import Settings
 from freshet.world.events import World, WorldConfig
 
 SWITCH_S: Final = 0.001
-"""The rivals' thread may keep a look-up waiting so long; Python's own 5 ms showed in the histogram."""
+"""The thread that ranks may keep a look-up waiting so long; Python's own 5 ms showed in the histogram."""
 CACHE: Final = Path(".cache")
 PLAIN_LINE_S: Final = 10.0
 """Without a terminal the live line is printed this seldom."""

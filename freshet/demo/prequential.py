@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from freshet.demo.rivals import BASELINES, RIVALS, Rivals, Still
+from freshet.demo.ranking import BASELINES, Ranking, Still
 from freshet.service import Loaded, Service
+from serving.live import LiveModel
 from serving.lookup import COUNTING, blended
 from serving.neural import aimed
 from serving.sources import SOURCES, Context
@@ -25,8 +26,6 @@ from trainers.metrics import Gain, mid_ranks, paired_bootstrap
 
 MODEL_SYSTEMS: Final = ("model", "neural", "frozen", "counting_blend")
 SYSTEMS: Final = (*MODEL_SYSTEMS, *BASELINES)
-_PLACES: Final = [("model", "neural", "counting_blend", *RIVALS).index(name) for name in SYSTEMS]
-"""Where each system is among what is ranked in line, and then the rivals."""
 ABOUT: Final = {
     "model": "the live model: neural score and live counts, blended; fine-tuned as events come",
     "neural": "the live model's neural score alone",
@@ -53,9 +52,8 @@ class Contest:
     not_ranked: int = 0
 
     def __post_init__(self) -> None:
-        self._rivals, self._still = Rivals(self.num_items), Still()
+        self._ranking, self._still, self._frozen_still = Ranking(self.num_items), Still(), Still()
         self._had: dict[str, set[int]] = {}
-        self._ours: list[list[int]] = []
 
     def ask(self, event: Event) -> bool:
         """Rank the item by every system; False when the event is not ranked."""
@@ -75,19 +73,19 @@ class Contest:
         had = self._had.setdefault(event.user_id, set())
         if row >= 0 and row not in had:
             had.add(row)
-            self._rivals.learn(event.user_id, row)
+            self._ranking.learn(event.user_id, row)
 
     def ranks(self) -> I64s:
-        """Every system's mid-rank of each item, (n, systems) in the order of SYSTEMS; waits for the rivals."""
-        return self._merged(self._rivals.ranks())
+        """Every system's mid-rank of each item, (n, systems) in the order of SYSTEMS; waits for what is not ranked yet."""
+        return _table(self._ranking.ranks())
 
     def hits(self) -> dict[str, F64s]:
         """[rank <= 10] by system, (n,) each."""
         return hits_of(self.ranks())
 
     def lately(self, newest: int) -> dict[str, F64s]:
-        """The same of about the newest so many, of those that all have ranked by now."""
-        return hits_of(self._merged(self._rivals.so_far(), newest))
+        """The same of the newest so many of those that are ranked by now."""
+        return hits_of(_table(self._ranking.so_far()[-newest:]))
 
     def gains(self, over: tuple[str, ...], *, seed: int) -> dict[str, Gain]:
         """By how much the model's hit rate is above these systems', with its 95 % interval (paired bootstrap)."""
@@ -95,15 +93,8 @@ class Contest:
         return {name: paired_bootstrap(hits["model"], hits[name], generator=np.random.default_rng(seed)) for name in over}
 
     def close(self) -> None:
-        """End the rivals' thread."""
-        self._rivals.close()
-
-    def _merged(self, rivals: list[list[int]], newest: int | None = None) -> I64s:
-        end = min(len(self._ours), len(rivals))
-        start = 0 if newest is None else max(0, end - newest)
-        if start == end:
-            return np.empty((0, len(SYSTEMS)), np.int64)
-        return np.hstack([np.array(part[start:end], dtype=np.int64) for part in (self._ours, rivals)])[:, _PLACES]
+        """End the thread that ranks."""
+        self._ranking.close()
 
     def _row(self, event: Event) -> int:
         """-1 without an item, and for an item born after the contest began: the baselines have no place for it."""
@@ -118,42 +109,45 @@ class Contest:
             self.lookup_ms.append((time.perf_counter_ns() - begin) / 1e6)
         context = lookup.context(event.user_id, now_ms=event.ts_ms)
         live = current.live if current else None
-        aim = aimed(context, live)
+        aim = None if lookup.all_are_candidates(context) else aimed(context, live)
         rows = lookup.candidates(context, aim)
         at = np.flatnonzero(rows == row)
         if not len(at):  # not retrieved: behind everything that was
             last = len(service.view.catalogue)
-            self._ours.append([last] * 3)
-            self._rivals.ask(event.user_id, row, frozen=lambda: last)
+            self._ranking.ask(event.user_id, row, models=lambda: [last] * len(MODEL_SYSTEMS))
             return
-        features = lookup.features(context, aim, rows)
+        counts = lookup.counting(context, rows, neural=live is not None)
+        own = self._neural(self._still, context, live, rows) if aim is None else _known(lookup.neural(aim, rows))
+        frozen = self.frozen.live if self.frozen else None
+        other = self._neural(self._frozen_still, context, frozen, rows) if self.frozen is not current else None
         counting = current.counting if current else COUNTING
-        scores = (
-            blended(live.blend if live else COUNTING, features),
-            features[:, 0],
-            features[:, 1:] @ counting.weights if counting.sources == SOURCES[1:] else blended(counting, features),
-        )
-        self._ours.append(_ranks(scores, at))
-        self._rivals.ask(event.user_id, row, frozen=self._frozen_rank(context, rows, features, at))
 
-    def _frozen_rank(self, context: Context, rows: I64s, features: F64s, at: I64s) -> Callable[[], int]:
-        """The same question to the frozen model, to be answered later from what it holds now."""
-        frozen, lookup = self.frozen, self.service.lookup
-        if frozen is None or self.service.current is frozen:
-            blend = frozen.live.blend if frozen else COUNTING
-            return lambda: _ranks((blended(blend, features),), at)[0]
-        live = self._still.of(frozen)
+        def ranks() -> list[int]:
+            features = np.vstack([own(), counts]).T
+            stale = features if other is None else np.vstack([other(), counts]).T
+            scores = (
+                blended(live.blend if live else COUNTING, features),
+                features[:, 0],
+                blended(frozen.blend if frozen else COUNTING, stale),
+                features[:, 1:] @ counting.weights if counting.sources == SOURCES[1:] else blended(counting, features),
+            )
+            return mid_ranks(np.stack(scores), np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
 
-        def rank() -> int:
-            own = features.copy()
-            own[:, 0] = lookup.neural(aimed(context, live), rows)
-            return _ranks((blended(live.blend, own),), at)[0]
+        self._ranking.ask(event.user_id, row, models=ranks)
 
-        return rank
+    def _neural(self, still: Still, context: Context, live: LiveModel | None, rows: I64s) -> Callable[[], F64s]:
+        """The neural scores of candidates (C,), to be computed later from the vectors as they are now."""
+        held, lookup = still.of(live) if live else None, self.service.lookup
+        return lambda: lookup.neural(aimed(context, held), rows)
 
 
-def _ranks(scores: tuple[F64s, ...], at: I64s) -> list[int]:
-    return mid_ranks(np.stack(scores), np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+def _known(scores: F64s) -> Callable[[], F64s]:
+    return lambda: scores
+
+
+def _table(ranks: list[list[int]]) -> I64s:
+    """(n, systems), also of none."""
+    return np.array(ranks, dtype=np.int64).reshape(-1, len(SYSTEMS))
 
 
 def hits_of(ranks: I64s) -> dict[str, F64s]:

@@ -68,11 +68,6 @@ class Answered:
 def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Iterator[Answered]:
     """Ask every contender before each event of the table, then apply the event."""
     for asked in walk.ask_each(table):
-        features: dict[str, F64s] = {}
-        users: dict[str, F32s] = {}
-        for contender in contenders:
-            aim = aimed(asked.context, contender.live)
-            if aim is not None:
-                users[contender.name] = aim.query
-            features[contender.name] = walk.features(asked, aim)
-        yield Answered(asked.target, features, users)
+        aims = {contender.name: aimed(asked.context, contender.live) for contender in contenders}
+        users = {name: aim.query for name, aim in aims.items() if aim is not None}
+        yield Answered(asked.target, walk.features(asked, aims), users)

@@ -4,10 +4,10 @@ What the gate and the fitting of blends use, so that they measure the product's 
 look-up, point in time.
 
     walk = Walk(shape, contents); walk.advance(decoded)
-    for asked in walk.ask_each(table): features = walk.features(asked, aim)
+    for asked in walk.ask_each(table): features = walk.features(asked, {"live": aim})
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +114,11 @@ class Walk:
         at = np.flatnonzero(rows == row)
         return Asked(question, context, rows, int(at[0]) if len(at) else -1)
 
-    def features(self, asked: Asked, aim: Aim | None) -> F64s:
-        """The look-up's features of its candidates, with this model's aim: (C, S)."""
-        return self._lookup.features(asked.context, aim, asked.rows)
+    def features(self, asked: Asked, aims: Mapping[str, Aim | None]) -> dict[str, F64s]:
+        """The look-up's features of its candidates with each model's aim: (C, S) by name. Counts are counted once."""
+        lookup, context, rows = self._lookup, asked.context, asked.rows
+        counts = {neural: lookup.counting(context, rows, neural=neural) for neural in {aim is not None for aim in aims.values()}}
+        return {name: np.vstack([lookup.neural(aim, rows), counts[aim is not None]]).T for name, aim in aims.items()}
 
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from freshet.demo.prequential import LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest, hits_of
-from freshet.demo.rivals import BASELINES, Rivals, Still
+from freshet.demo.ranking import BASELINES, Ranking, Still
 from freshet.engine import Engine
 from freshet.service import Service
 from freshet.settings import Settings
@@ -169,28 +169,29 @@ def test_the_frozen_model_is_the_model_until_another_is_live_and_then_goes_its_o
         assert row >= 0
 
 
-def test_an_error_of_a_rival_reaches_who_asked(tmp_path: Path) -> None:
-    rivals = Rivals(ITEMS)
+def test_an_error_of_a_model_reaches_who_asked(tmp_path: Path) -> None:
+    ranking = Ranking(ITEMS)
 
-    def broken() -> int:
+    def broken() -> list[int]:
         raise ArithmeticError("frozen")
 
-    rivals.ask("u1", 1, frozen=broken)
+    ranking.ask("u1", 1, models=broken)
     with pytest.raises(ArithmeticError, match="frozen"):
-        rivals.ranks()
-    rivals.close()
+        ranking.ranks()
+    ranking.close()
 
 
 def test_what_a_frozen_model_held_when_it_was_asked_is_what_it_answers_from(tmp_path: Path) -> None:
     with site(tmp_path / "data") as service:
         train(service, tmp_path / "one")
         promote(service, tmp_path / "one", "g1-1")
-        loaded, still = service.current, Still()
-        assert loaded is not None
-        before = still.of(loaded)
-        assert still.of(loaded) is before, "nothing has changed"
+        current, still = service.current, Still()
+        assert current is not None
+        live = current.live
+        before = still.of(live)
+        assert still.of(live) is before, "nothing has changed"
         ids = service.view.catalogue.ids[:1]
         vector, _ = before.vectors.get(ids)
-        loaded.live.vectors.upsert(ids, -vector, revision=loaded.live.vectors.revision_max() + 1)
+        live.vectors.upsert(ids, -vector, revision=live.vectors.revision_max() + 1)
         np.testing.assert_array_equal(before.vectors.get(ids)[0], vector)
-        np.testing.assert_array_equal(still.of(loaded).vectors.get(ids)[0], -vector)
+        np.testing.assert_array_equal(still.of(live).vectors.get(ids)[0], -vector)

@@ -52,7 +52,7 @@ def told(walk: Walk, asked: Asked) -> tuple[object, ...]:
         context.seen.tolist(),
         context.recent.tolist(),
         context.history.items.tolist(),
-        walk.features(asked, None).tolist(),
+        walk.features(asked, {"none": None})["none"].tolist(),
     )
 
 
@@ -169,8 +169,8 @@ def test_the_target_is_the_place_among_the_candidates() -> None:
     walk = Walk(SMALL, CONTENTS)
     for asked in walk.ask_each(table([event("u", "i0"), event("u", "i3", 2000), event("u", "i7", 3000)])):
         assert walk.view.catalogue.name(int(asked.rows[asked.target])) == asked.question.item_id
-        assert walk.features(asked, None).shape == (len(asked.rows), 5)
-        assert np.isfinite(walk.features(asked, None)).all()
+        assert walk.features(asked, {"none": None})["none"].shape == (len(asked.rows), 5)
+        assert np.isfinite(walk.features(asked, {"none": None})["none"]).all()
 
 
 def test_a_walk_over_nothing_asks_nothing() -> None:

@@ -1,9 +1,9 @@
-"""What the model is compared with, ranked beside the stream in a thread of its own: the product's time is the product's.
+"""Every system's ranks, computed beside the stream in a thread of its own: the product's time is the product's.
 
-The thread is told in order what came, so each rival answers what it would have answered in line. What changes meanwhile
-(a frozen model's collection goes on being refreshed) is taken along with the question.
+The thread is told in order what came, so each system answers what it would have answered in line. What changes meanwhile
+(live counts, a collection that goes on being refreshed) is taken along with the question.
 
-    rivals = Rivals(num_items); rivals.ask("u1", row, frozen=rank); rivals.learn("u1", row); rivals.ranks()
+    ranking = Ranking(num_items); ranking.ask("u1", row, models=ranks); ranking.learn("u1", row); ranking.ranks()
 """
 
 from collections import deque
@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from freshet.service import Loaded
 from serving.live import LiveModel
 from storage.arrays import F32s, I64s
 from storage.vectors_memory import MemoryVectors
@@ -22,22 +21,24 @@ from trainers.baselines import Baseline, Popular, RecentPopular, seq_rules
 from trainers.metrics import mid_ranks
 
 BASELINES: Final = ("popular", "recent", "cooccurrence")
-RIVALS: Final = ("frozen", *BASELINES)
 TOLD_AT_ONCE: Final = 32
 WAITING_MAX: Final = 16
-"""The stream waits for rivals that fall behind by so many parcels."""
+"""The stream waits when so many parcels of events are not ranked yet."""
 
 
 class _Told(NamedTuple):
-    """An event: to be learned, or, with `frozen`, to be ranked first by all."""
+    """An event: to be learned, or, with `models`, to be ranked by all."""
 
     user_id: str
     row: int
-    frozen: Callable[[], int] | None
+    models: Callable[[], list[int]] | None
 
 
-class Rivals:
-    """Ranks are those of `RIVALS`, one list an `ask`, in order. An error in the thread is raised by the next call. Close it."""
+class Ranking:
+    """Ranks are those of the models asked, then of `BASELINES`, one list an `ask`, in order.
+
+    An error in the thread is raised by the next call. Close it.
+    """
 
     def __init__(self, num_items: int) -> None:
         self._baselines: tuple[Baseline, ...] = (Popular(num_items), RecentPopular(num_items), seq_rules(num_items))
@@ -45,11 +46,11 @@ class Rivals:
         self._ranks: list[list[int]] = []
         self._parcel: list[_Told] = []
         self._waiting: deque[Future[None]] = deque()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rivals")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ranking")
 
-    def ask(self, user_id: str, row: int, *, frozen: Callable[[], int]) -> None:
-        """Rank an item among those the user has not had; `frozen` is called in the thread."""
-        self._tell(_Told(user_id, row, frozen))
+    def ask(self, user_id: str, row: int, *, models: Callable[[], list[int]]) -> None:
+        """Rank an item among those the user has not had; `models` is called in the thread."""
+        self._tell(_Told(user_id, row, models))
 
     def learn(self, user_id: str, row: int) -> None:
         """Let the baselines learn that a user took an item for the first time."""
@@ -88,8 +89,8 @@ class Rivals:
         for told in parcel:
             had = self._had.setdefault(told.user_id, {})
             history = np.fromiter(reversed(had), np.int64, len(had))
-            if told.frozen is not None:
-                self._ranks.append([told.frozen(), *self._counted(history, told.row)])
+            if told.models is not None:
+                self._ranks.append([*told.models(), *self._counted(history, told.row)])
                 continue
             for baseline in self._baselines:
                 baseline.learn(history, told.row)
@@ -102,19 +103,18 @@ class Rivals:
 
 
 class Still:
-    """A version whose collection changes, as it is at one moment after the other."""
+    """A model whose collection changes, as it is at one moment after the other."""
 
     def __init__(self) -> None:
         self._matrix: F32s | None = None
         self._live: LiveModel | None = None
 
-    def of(self, loaded: Loaded) -> LiveModel:
-        """The version with a copy of its vectors that nobody will change; the last copy, if they are the same still."""
-        live = loaded.live
+    def of(self, live: LiveModel) -> LiveModel:
+        """The model with a copy of its vectors that nobody will change; the last copy, if they are the same still."""
         if live.in_memory is None:
             return live
         ids, matrix = live.in_memory.matrix()
-        if self._live is None or self._matrix is not matrix:
+        if self._live is None or self._matrix is not matrix or self._live.version != live.version:
             vectors = MemoryVectors(live.vectors.dim, collection=live.collection)
             vectors.upsert(ids, matrix, revision=1)
             self._matrix, self._live = matrix, replace(live, vectors=vectors)
