@@ -20,7 +20,7 @@ from typing import Final
 from freshet.settings import Settings
 from freshet.view import View
 from storage.archive import Archive
-from storage.log import JSON, PACK, Entry, LogFull, Position
+from storage.log import JSON, PACK, Entry, LogFull, Position, Record
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
 from storage.state_lmdb import LmdbState, boot_id
@@ -60,6 +60,8 @@ class Engine:
         self.settings = settings
         self.shape = shape or Shape(partitions=settings.partitions)
         self.appended = threading.Condition()
+        self.looking: Callable[[Sequence[Record], int], None] = lambda _, __: None
+        """Is shown each batch, and when, just before it is applied."""
         self._number = self._entity_number = self._archived = 0
         folder = settings.data
         with ExitStack() as held:  # what was opened is closed again when the rest cannot be
@@ -142,6 +144,7 @@ class Engine:
         records = self.log.read_ordered(EVENTS, self._number, records_max=bound, bytes_max=BATCH_BYTES_MAX)
         if not records:
             return Pumped(entities=entities, items=items)
+        self.looking(records, now_ms)
         applied = self._events.apply(records, now_ms=now_ms)
         self._number = records[-1].number + 1
         self.view.take(applied, now_ms=now_ms)

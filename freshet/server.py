@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from freshet.clock import now_ms
 from freshet.engine import Engine
-from freshet.learning.training import Training
+from freshet.learning.asking import Asking
+from freshet.learning.training import Outcome, Training
 from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
@@ -25,7 +27,7 @@ from serving.services import Engine as EngineHealth
 from serving.services import Services
 from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
-from storage.log import LogFull, Position
+from storage.log import LogFull, Position, Record
 from stream.ingest import EVENTS, Applied
 from stream.replay import digests
 from trainers.cadence import Cadence
@@ -44,9 +46,10 @@ SERVER_FILE: Final = "server.json"
 class Runner(threading.Thread):
     """The one writer: steps the service, looks after trainings, says that it lives. Ends by `stop`, or by an error it keeps."""
 
-    def __init__(self, service: Service, training: Training, metrics: Metrics) -> None:
+    def __init__(self, service: Service, training: Training, metrics: Metrics, asking: Asking | None = None) -> None:
         super().__init__(name="engine", daemon=True)
-        self._service, self._training, self._metrics = service, training, metrics
+        self._service, self._training, self._metrics, self.asking = service, training, metrics, asking
+        service.engine.looking = self._look
         self._health = Health(service.engine.settings.data / "health")
         self._stopping = threading.Event()
         self._beat_ms = self._synced_ms = self._full_ms = 0
@@ -96,7 +99,7 @@ class Runner(threading.Thread):
         pumped = service.step(now_ms=now)
         for applied in pumped.applied:
             _count(self._metrics, applied, now_ms())
-        outcome = self._training.poll(now_ms=now, events=engine.tallies.accepted)
+        outcome = self._poll(now)
         if outcome is not None:
             (self._metrics.promotions if outcome.promoted else self._metrics.refusals).inc()
             self.tell_model()
@@ -115,9 +118,29 @@ class Runner(threading.Thread):
             engine.flush_archive()
         return not pumped.applied and not pumped.entities
 
+    def _look(self, records: Sequence[Record], now: int) -> None:
+        """What is measured is never worth stopping for."""
+        if self.asking is not None:
+            try:
+                self.asking.before(records, now_ms=now)
+            except Exception:
+                log.exception("online_measuring_stopped")
+                self.asking = None
+
+    def _poll(self, now: int) -> Outcome | None:
+        """A drift is told until a training starts after it; one that ran meanwhile has not seen what came since."""
+        running, drifted = self._training.busy, self.asking.drifted if self.asking else ""
+        outcome = self._training.poll(now_ms=now, events=self._service.engine.tallies.accepted, drifted=drifted)
+        if self.asking is not None and drifted and not running and self._training.busy:
+            self.asking.drifted = ""
+            self._metrics.drifts.inc()
+        return outcome
+
     def _beat(self, now: int) -> None:
         current = self._service.current
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
+        if self.asking is not None:
+            self._metrics.online(self.asking.statistics.summary(len(self._service.view.catalogue)))
         self._health.beat(Beat("serve", os.getpid(), now, version, collection, self._service.engine.applied_number))
 
     def tell_model(self) -> None:
@@ -136,7 +159,7 @@ def run_server(settings: Settings) -> None:
         service = Service(engine)
         metrics = Metrics()
         training = Training(service, trunk_every=settings.trunk_every, cadence=_cadence(settings), seconds_max=settings.train_seconds_max)
-        runner = Runner(service, training, metrics)
+        runner = Runner(service, training, metrics, _asking(service, settings))
         app = create_app(services_of(service, runner, metrics))
         app.router.lifespan_context = lifespan(runner.start, runner.stop)
         try:
@@ -168,13 +191,13 @@ def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
 
     return Services(
         lookup=service.lookup, append_events=append_events, append_entities=append_entities, engine=health,
-        status=lambda: status(service), digest=digest, ready=lambda: runner.is_alive() and not runner.catching_up,
+        status=lambda: status(service, runner.asking), digest=digest, ready=lambda: runner.is_alive() and not runner.catching_up,
         metrics=metrics, clock_ms=now_ms,
     )  # fmt: skip
 
 
-def status(service: Service) -> Mapping[str, object]:
-    """Everything `freshet lag` prints, as JSON."""
+def status(service: Service, asking: Asking | None = None) -> Mapping[str, object]:
+    """Everything `freshet lag` prints, as JSON. `online` is there while a server measures."""
     engine, record = service.engine, service.registry.live()
     return {
         "applied_number": engine.applied_number,
@@ -190,6 +213,7 @@ def status(service: Service) -> Mapping[str, object]:
         "live": msgspec.to_builtins(record) if record else None,
         "versions": [version.name for version in service.registry.versions()],
         "decisions": service.registry.decisions()[-5:],
+        "online": asking.statistics.summary(len(service.view.catalogue)) if asking else None,
     }
 
 
@@ -201,6 +225,12 @@ def _count(metrics: Metrics, applied: Applied, now: int) -> None:
     records = applied.decoded.records
     for record in records[:: max(1, len(records) // DELAYS_MAX)]:
         metrics.visible_seconds.observe(max(0, now - record.append_ms) / 1000)
+
+
+def _asking(service: Service, settings: Settings) -> Asking | None:
+    if not settings.online_per_s:
+        return None
+    return Asking(service, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng())
 
 
 def _cadence(settings: Settings) -> Cadence:

@@ -7,9 +7,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serving.online import Summary
+
 LABELS_MAX: Final = 32
 """Distinct reasons of dead letters; what comes beyond counts as `other`."""
 _LOOKUP_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.5, 2.0)
+_MEASURES: Final = {"hit_at_10": "Hit rate at 10", "ndcg_at_10": "NDCG at 10", "reciprocal_rank": "Mean reciprocal rank"}
 _VISIBLE_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 
 
@@ -27,6 +30,18 @@ class Metrics:
         self.lookup_seconds = Histogram("freshet_lookup_seconds", "Time of one look-up", buckets=_LOOKUP_S, registry=registry)
         self.promotions = Counter("freshet_promotions_total", "Candidates that went live", registry=registry)
         self.refusals = Counter("freshet_refusals_total", "Candidates that the gate refused", registry=registry)
+        self._online_cases = Gauge("freshet_online_cases", "Events that were ranked just before they were applied", registry=registry)
+        self._online_coverage = Gauge(
+            "freshet_online_coverage_ratio", "Part of the catalogue in the newest answers' first ten", registry=registry
+        )
+        self._online_novelty = Gauge(
+            "freshet_online_novelty_bits", "Mean -log2 of the share of events of what is answered", registry=registry
+        )
+        self.drifts = Counter("freshet_drifts_total", "Times the live model was seen to do worse than it used to", registry=registry)
+        self._online = {
+            measure: Gauge(f"freshet_online_{measure}", f"{said} of the newest ranked events", ["system", "segment"], registry=registry)
+            for measure, said in _MEASURES.items()
+        }
         self._dead_letters = Counter("freshet_dead_letters_total", "Refused input", ["reason"], registry=registry)
         self._model = Gauge("freshet_model_info", "The live model", ["version", "generation", "collection"], registry=registry)
         self._reasons: set[str] = set()
@@ -43,6 +58,16 @@ class Metrics:
         """Say which model is live; the one before is no longer listed."""
         self._model.clear()
         self._model.labels(version, str(generation), collection).set(1)
+
+    def online(self, summary: Summary) -> None:
+        """Set what look-ups are worth lately, by system and segment."""
+        self._online_cases.set(summary["cases"])
+        self._online_coverage.set(summary["coverage"])
+        self._online_novelty.set(summary["novelty_bits"])
+        for system, segments in summary["figures"].items():
+            for segment, measures in segments.items():
+                for name, gauge in self._online.items():
+                    gauge.labels(system, segment).set(measures[name])
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -32,7 +32,7 @@ settings.register_profile("thorough", deadline=None, max_examples=2_000, print_b
 settings.load_profile("house")
 
 
-class Parts(LoadScopeScheduling):
+class Parts(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Where the tests run on all cores: those with services one after the other beside all others, and each file in one piece."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -1,4 +1,4 @@
-"""When to train: enough new events, or enough time since the last run, but never too soon after it.
+"""When to train: enough new events, enough time since the last run, or a drift, but never too soon after it.
 
 reason = due(Cadence(), new_events=2_000, now_ms=now_ms, last_ms=last_run_ms)      # "" = not yet
 """
@@ -19,8 +19,10 @@ class Cadence:
             raise ValueError(f"events must be at least 1 and elapsed_ms not below interval_ms_min >= 0: {self}")
 
 
-def due(cadence: Cadence, *, new_events: int, now_ms: int, last_ms: int | None) -> str:
+def due(cadence: Cadence, *, new_events: int, now_ms: int, last_ms: int | None, drifted: str = "") -> str:
     """Why a run is due, in words; empty if it is not. `last_ms`: start of the last run, None = there was none. Bounds are inclusive.
+
+    `drifted`: how the live model fell behind, if it did (`trainers/drift.py`).
 
     >>> due(Cadence(events=10), new_events=12, now_ms=1_000, last_ms=None)
     '12 new events, 10 are enough'
@@ -30,6 +32,8 @@ def due(cadence: Cadence, *, new_events: int, now_ms: int, last_ms: int | None) 
     waited = None if last_ms is None else now_ms - last_ms
     if waited is not None and waited < cadence.interval_ms_min:
         return ""
+    if drifted:
+        return f"drift: {drifted}; {new_events} new events"
     if new_events >= cadence.events:
         return f"{new_events} new events, {cadence.events} are enough"
     if waited is not None and waited >= cadence.elapsed_ms:

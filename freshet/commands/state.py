@@ -203,6 +203,12 @@ def _print_cluster(status: dict[str, Any]) -> None:
         err.print("stopped at a gap: rebuild (freshet rebuild), or accept the loss on record (freshet gap accept)", style="red")
 
 
+def _print_online(online: dict[str, Any]) -> None:
+    hits = {name: segments["all"]["hit_at_10"] for name, segments in online["figures"].items()}
+    said = " · ".join(f"{name} {hit:.3f}" for name, hit in hits.items()) or "nothing ranked yet"
+    out.print(f"hit@10 of look-ups just before {online['cases']:,} events: {said}", highlight=False)
+
+
 def _print_status(status: dict[str, Any]) -> None:
     table = Table("partition", "watermark", "end", "lag")
     for row in status["partitions"]:
@@ -216,6 +222,8 @@ def _print_status(status: dict[str, Any]) -> None:
         f"live model: {live['version'] if live else 'none yet'} · log {status['log_bytes']:,} of {status['log_bytes_max']:,} bytes",
         highlight=False,
     )
+    if online := status.get("online"):
+        _print_online(online)
     for decision in status["decisions"]:
         out.print(
             f"gate: {decision['version']} {'promoted' if decision['promoted'] else 'refused'}: {decision['reason']}",

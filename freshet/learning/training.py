@@ -68,14 +68,19 @@ class Training:
         """Whether a training runs or its candidate is being embedded."""
         return self._running is not None or self._building is not None
 
-    def poll(self, *, now_ms: int, events: int) -> Outcome | None:
-        """Start what is due, look after what runs; an outcome when one has just ended. `events`: accepted so far."""
+    def poll(self, *, now_ms: int, events: int, drifted: str = "") -> Outcome | None:
+        """Start what is due, look after what runs; an outcome when one has just ended. `events`: accepted so far.
+
+        After a drift, told in words, it is the trunk that is trained: a head turns on the items' vectors, which are then old.
+        """
         if self._building is not None:
             return self._build(now_ms, events)
         if self._running is not None:
             return self._look(now_ms, events) if self._running.child.ended else None
-        if due(self._cadence, new_events=events - self._events_at_last, now_ms=now_ms, last_ms=self._last_ms):
-            self.start(now_ms=now_ms, events=events)
+        why = due(self._cadence, new_events=events - self._events_at_last, now_ms=now_ms, last_ms=self._last_ms, drifted=drifted)
+        if why:
+            log.info("training_due because=%s", why)
+            self.start(now_ms=now_ms, events=events, kind=TRUNK if drifted else None)
         return None
 
     def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1, seconds_max: float | None = None) -> None:

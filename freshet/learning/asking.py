@@ -1,0 +1,88 @@
+"""Test, then learn, on the live stream: now and then an event is ranked by the live model just before it is applied.
+
+asking = Asking(service, every_ms=200, generator=generator); asking.before(records, now_ms=now_ms); asking.statistics.figures()
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from freshet.service import Service
+from serving.lookup import COUNTING, blended
+from serving.neural import aimed
+from serving.online import TOP, Case, Online
+from serving.sources import SOURCES, Context
+from storage.arrays import F64s, I64s
+from storage.ids import ITEM, hash_id
+from storage.log import Record
+from stream.validation import refusals
+from stream.wire import decode
+from trainers.drift import Drift
+from trainers.metrics import discounted_gain, mid_ranks
+
+MODEL = "model"
+
+
+class Asking:
+    """Of each batch at most one event, and at most one each `every_ms`: what it costs is bounded, whatever the load.
+
+    An event counts if it would be accepted, is a liking of a known item, and its user has a history without the item. What drifts is
+    the model's discounted gain; `drifted` says so until it is cleared.
+    """
+
+    def __init__(self, service: Service, *, every_ms: int, generator: np.random.Generator) -> None:
+        self._service, self._every_ms, self._generator = service, every_ms, generator
+        self._lookup = service.lookup
+        self._asked_ms: int | None = None
+        self._drift = Drift()
+        self.statistics = Online()
+        self.drifted = ""
+
+    def before(self, records: Sequence[Record], *, now_ms: int) -> None:
+        """Look at one event of a batch that is about to be applied."""
+        if not records or (self._asked_ms is not None and now_ms - self._asked_ms < self._every_ms):
+            return
+        self._asked_ms = now_ms
+        case = self._case(records[int(self._generator.integers(len(records)))])
+        if case is None:
+            return
+        self.statistics.add(case)
+        fell = self._drift.update(float(discounted_gain(np.array([case.ranks[MODEL]]))[0]))
+        self.drifted = fell or self.drifted
+
+    def _case(self, record: Record) -> Case | None:
+        decoded = decode([record])
+        if not len(decoded):
+            return None
+        row = int(self._generator.integers(len(decoded)))
+        (event,) = decoded.events.slice(row, 1).to_pylist()
+        refused = refusals(decoded.source, np.full(len(decoded), record.append_ms), self._service.engine.shape)
+        if row in refused or event["item_id"] is None or not self._service.engine.shape.actions[event["action"]].positive:
+            return None
+        item = self._service.view.catalogue.row(hash_id(event["item_id"], ITEM))
+        context = self._lookup.context(event["user_id"], now_ms=event["ts_ms"])
+        if item < 0 or context.cold or item in context.seen:
+            return None
+        return self._ranked(context, item)
+
+    def _ranked(self, context: Context, item: int) -> Case:
+        current = self._service.current
+        live = current.live if current else None
+        aim = aimed(context, live)
+        rows = self._lookup.candidates(context, aim)
+        features = self._lookup.features(context, aim, rows)
+        scores = blended(live.blend if live else COUNTING, features)
+        shares = (context.heat.events + 1) / (context.heat.events.sum() + len(context.heat.events))
+        top = rows[np.argsort(-scores, kind="stable")[:TOP]]
+        ranks = _ranks(np.vstack([scores, features.T]), np.flatnonzero(rows == item), len(context.live))
+        named = dict(zip((MODEL, *SOURCES), ranks, strict=True))
+        if live is None:
+            del named["neural"]
+        return Case(named, len(context.history), float(context.heat.events[item]), tuple(top.tolist()), tuple(shares[top].tolist()))
+
+
+def _ranks(scores: F64s, at: I64s, last: int) -> list[int]:
+    """Mid-ranks of the candidate `at`, by row of the scores (S, C); what was not retrieved is behind everything."""
+    if not len(at):
+        return [last] * len(scores)
+    return mid_ranks(scores, np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
