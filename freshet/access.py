@@ -17,6 +17,7 @@ from freshet.engine import Engine, FolderBusy
 from freshet.server import SERVER_FILE, status
 from freshet.service import Service
 from freshet.settings import Settings
+from freshet.versions import described
 from storage.log import PACK, Entry, Position
 from stream.delivery import Appending
 from stream.ingest import EVENTS
@@ -57,6 +58,12 @@ class Site(Place, Protocol):
     def status(self) -> dict[str, Any]:
         """What `freshet lag` prints."""
 
+    def models(self) -> dict[str, Any]:
+        """What `freshet models list` prints."""
+
+    def roll_back(self) -> str:
+        """Make the version before the live one live again; its name. Raises as `Serving.roll_back`."""
+
 
 class LocalSite:
     """The folder itself, opened by this process."""
@@ -84,6 +91,14 @@ class LocalSite:
     def status(self) -> dict[str, Any]:
         """Read from the stores."""
         return dict(status(self._service))
+
+    def models(self) -> dict[str, Any]:
+        """Read from the registry."""
+        return described(self._service.registry)
+
+    def roll_back(self) -> str:
+        """In this process: nobody serves from the folder."""
+        return self._service.roll_back(now_ms=now_ms())
 
     def settle(self) -> None:
         """Apply what is pending, refresh what is dirty."""
@@ -133,6 +148,14 @@ class HttpSite:
     def status(self) -> dict[str, Any]:
         """GET /v1/status."""
         return self._ask("GET", "/v1/status")
+
+    def models(self) -> dict[str, Any]:
+        """GET /v1/models."""
+        return self._ask("GET", "/v1/models")
+
+    def roll_back(self) -> str:
+        """POST /v1/models/roll-back: the server answers from the earlier version from then on."""
+        return str(self._ask("POST", "/v1/models/roll-back")["version"])
 
     def digest(self) -> dict[str, Any]:
         """GET /v1/digest: the digest of the live state, and the append number it stands at."""

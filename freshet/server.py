@@ -21,6 +21,7 @@ from freshet.learning.training import Outcome, Training
 from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
+from freshet.versions import described
 from serving.api import create_app
 from serving.metrics import Metrics
 from serving.services import Engine as EngineHealth
@@ -189,10 +190,16 @@ def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
         with runner.between_commits:
             return {"digest": digests(engine.state, engine.shape.partitions), "below": engine.applied_number}
 
+    def roll_back() -> str:
+        with runner.between_commits:
+            version = service.roll_back(now_ms=now_ms())
+            runner.tell_model()
+        return version
+
     return Services(
         lookup=service.lookup, append_events=append_events, append_entities=append_entities, engine=health,
         status=lambda: status(service, runner.asking), digest=digest, ready=lambda: runner.is_alive() and not runner.catching_up,
-        metrics=metrics, clock_ms=now_ms,
+        metrics=metrics, clock_ms=now_ms, models=lambda: described(service.registry), roll_back=roll_back,
     )  # fmt: skip
 
 

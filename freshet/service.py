@@ -18,6 +18,7 @@ from freshet.engine import Engine, Pumped
 from freshet.features import ItemFacts
 from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
+from freshet.versions import rolled_back
 from freshet.view import View
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s
@@ -162,13 +163,16 @@ class Serving:
         self._previous, self._current = self._current, loaded
         self.drop_unused()
 
-    def roll_back(self) -> str:
-        """Go back to the version before; returns its name. Raises LookupError when there is none."""
+    def roll_back(self, *, now_ms: int) -> str:
+        """Go back to the version before, on record; returns its name. In order: 1. load it, 2. flip the record, 3. what look-ups use.
+
+        For the thread that steps, or between its steps. Raises `UnknownVersion` when there is none, and what `load` raises: then
+        nothing has changed. Its items are looked through: what came while its collection was not kept is embedded.
+        """
         record = self.registry.live()
-        if record is None:
-            raise LookupError("nothing is live yet, so there is nothing to roll back")
-        back = self.registry.roll_back(expected_sequence=record.sequence)
-        loaded = self.load(back.version)
+        loaded = self.load(record.previous) if record is not None and record.previous is not None else None
+        back = rolled_back(self.registry, now_ms=now_ms)
+        assert loaded is not None and loaded.live.version == back.version, "the record was compared"
         self._previous, self._current = self._current, loaded
         self.refresher.mark_all(back.generation)
         return back.version

@@ -20,6 +20,7 @@ from serving.problems import Problem, ProblemBody, install, reply
 from serving.progress import Progress
 from serving.services import Services
 from storage.log import Position
+from storage.models import Damaged, StaleRecord, UnknownVersion
 from stream.events import ID_BYTES_MAX, Entity, Event
 
 K_MAX: Final = 100
@@ -77,6 +78,7 @@ def create_app(services: Services) -> FastAPI:
     _add_producing(app, services)
     _add_looking_up(app, services)
     _add_operating(app, services)
+    _add_models(app, services)
     _describe(app)
     return app
 
@@ -171,6 +173,26 @@ def _add_operating(app: FastAPI, services: Services) -> None:
     def status() -> Response:
         """Everything `freshet lag` prints."""
         return reply(200, services.status())
+
+
+def _add_models(app: FastAPI, services: Services) -> None:
+    told, back = services.models, services.roll_back
+    if told is not None:
+
+        @app.get("/v1/models", responses=_said(200, None))
+        def models() -> Response:
+            """The versions that are kept, which is live, and every decision with its reason."""
+            return reply(200, told())
+
+    if back is not None:
+
+        @app.post("/v1/models/roll-back", responses=_said(200, None, 409))
+        def roll_back() -> Response:
+            """Answer from the version before the live one again, on record. Asked twice, the second is refused: it goes one step."""
+            try:
+                return reply(200, {"version": back()})
+            except (UnknownVersion, StaleRecord, Damaged) as error:
+                raise Problem(409, str(error), do="GET /v1/models says what is live, and what was before it") from error
 
 
 def _appended(topic: str, body: Body, positions: Sequence[Position]) -> Response:

@@ -16,10 +16,10 @@ WINDOW: Final = 1000
 """A figure is the mean of about so many of its newest cases: of all until there are as many, then each new one moves it by 1/WINDOW."""
 LISTS_MAX: Final = 1000
 """Coverage and novelty are those of the newest so many answers."""
-FEW: Final = 5
-"""A user with fewer actions, or an item with fewer counted events, is new."""
-MANY: Final = 64
-"""A user with at least so many actions is heavy."""
+NEW_USER_MAX: Final = 10
+HEAVY_USER_MIN: Final = 100
+NEW_ITEM_MAX: Final = 10
+"""Segments: who has had fewer items than the first, or at least the second; what was engaged with less often than the third."""
 TOP: Final = 10
 MEASURES: Final = ("hit_at_10", "ndcg_at_10", "reciprocal_rank")
 ALL: Final = "all"
@@ -29,20 +29,24 @@ ALL: Final = "all"
 class Case:
     """One event's ranks by system (1 is best), who and what it was about, and what the first ten of the answer were.
 
-    `actions`: of the user before this one. `counted`: events of the item before this one. `top`: ids of the answer; `shares`: the
-    part each has of all counted events.
+    `had`: items of the user before this one. `engaged`: how often anybody had engaged with the item. `top`: rows of the answer;
+    `shares`: the part each has of all engagements.
     """
 
     ranks: Mapping[str, int]
-    actions: int
-    counted: float
+    had: int
+    engaged: float
     top: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
 
     @property
     def segments(self) -> tuple[str, ...]:
         """Those it belongs to; `all` is one of them."""
-        member = {"new_users": self.actions < FEW, "heavy_users": self.actions >= MANY, "new_items": self.counted < FEW}
+        member = {
+            "new_users": self.had < NEW_USER_MAX,
+            "heavy_users": self.had >= HEAVY_USER_MIN,
+            "new_items": self.engaged < NEW_ITEM_MAX,
+        }
         return (ALL, *(name for name, is_one in member.items() if is_one))
 
 

@@ -28,6 +28,8 @@ class Services:
     `append_events(messages, form)` and `append_entities(messages)` append durably and in order, all or nothing, and return
     one position per message; both may raise `LogFull`. `digest` is the live state's, with the append number it stands at.
     `status` is what the command line prints of lag. `ready` says when the state is loaded. `clock_ms` is UTC milliseconds.
+    `models` tells the versions and what was decided of them; `roll_back` returns the name of the version that answers from then on and
+    raises `UnknownVersion` when there is none before the live one. An app without them has no such route: a cluster's has not.
     """
 
     lookup: Lookup
@@ -39,4 +41,6 @@ class Services:
     ready: Callable[[], bool]
     metrics: Metrics
     clock_ms: Callable[[], int]
+    models: Callable[[], Mapping[str, object]] | None = None
+    roll_back: Callable[[], str] | None = None
     stuck_ms_max: int = 30_000

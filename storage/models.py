@@ -316,7 +316,7 @@ def way_back(live: Live | None, names: list[str]) -> str:
     """What a roll-back makes live. Raises `UnknownVersion`."""
     if live is None or live.previous is None:
         what = "nothing is live" if live is None else f"{live.version} has no predecessor on record"
-        raise UnknownVersion(f"cannot roll back: {what}; promote one of: {', '.join(names) or 'none stored'}")
+        raise UnknownVersion(f"cannot roll back: {what}; stored: {', '.join(names) or 'none'}")
     return live.previous
 
 

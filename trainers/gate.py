@@ -1,41 +1,55 @@
 """The gate: a candidate goes live only if it is better on the newest events, which neither it nor the live model has learned from.
 
-decision = decide(Evidence(candidate=rr_new, live=rr_live, users=vectors, generation=1, expected=1), GateConfig(), generator=generator)
+    evidence = Evidence(candidate=gain_new, live=gain_old, askers=ids, segments={}, users=vectors, generation=1, expected=1)
+    decision = decide(evidence, GateConfig(cases_planned=4000))
+
+It may be asked again whenever more events have come: what it tells holds at every look (`trainers/anytime.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.base import F32s, F64s
-from trainers.metrics import RESAMPLES, paired_bootstrap
+from encoders.base import Bools, F32s, F64s, I64s
+from trainers.anytime import ALPHA, Interval, askers_min, by_asker, first_shown, interval
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """`gain_min` is what the lower end of the 95 % interval of the mean gain must exceed."""
+    """`gain_min` is what the mean gain must be shown to exceed; `cases_planned` the events at which the test is sharpest.
+
+    A segment of `segment_cases_min` events or more is judged: it must not be shown to be worse and lose more than `segment_loss_max`.
+    """
 
     cases_min: int = 200
+    cases_planned: int = 4000
     gain_min: float = 0.0
-    resamples: int = RESAMPLES
+    segment_cases_min: int = 100
+    segment_loss_max: float = 0.01
     norm_error_max: float = 0.01
     likeness_max: float = 0.98
 
     def __post_init__(self) -> None:
-        if self.cases_min < 2 or self.resamples < 100:
-            raise ValueError(f"cases_min must be at least 2 and resamples at least 100: {self.cases_min}, {self.resamples}")
+        if self.cases_min < 2 or self.cases_planned < 1:
+            raise ValueError(f"cases_min must be at least 2 and cases_planned at least 1: {self.cases_min}, {self.cases_planned}")
+        if self.segment_loss_max < 0:
+            raise ValueError(f"segment_loss_max is a loss, and so not below 0: {self.segment_loss_max}")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Paired outcomes (n,) of candidate and live on the same events in order (reciprocal ranks or hits: higher is better).
+    """Paired outcomes (n,) of candidate and live on the same events in order (discounted gains or hits, 0 to 1: higher is better).
 
+    askers (n,): who asked, as any numbers. segments: (n,) each, which events are of it, by its name; they may overlap.
     users (m, D): the candidate's user vectors on these events. generation: the space the candidate was built for; expected: the one it
     is about to serve (the live one for a head, the new collection's for a trunk).
     """
 
     candidate: F64s
     live: F64s
+    askers: I64s
+    segments: Mapping[str, Bools]
     users: F32s
     generation: int
     expected: int
@@ -50,23 +64,57 @@ class Decision:
     numbers: dict[str, float]
 
 
-def decide(evidence: Evidence, config: GateConfig, *, generator: np.random.Generator) -> Decision:
-    """Checks in order: generation, enough paired cases, finite outcomes and vectors, vectors of unit length that differ, then the gain.
+def decide(evidence: Evidence, config: GateConfig) -> Decision:
+    """Checks in order: generation, enough paired cases, finite outcomes and vectors, unit vectors that differ, the gain, segments.
 
-    The gain's interval is a paired bootstrap's (`trainers.metrics`); a tie is a refusal. Side effects: none.
+    The gain is shown when its lower bound exceeded `gain_min` at any look and its upper one did not fall below since; a tie is a
+    refusal. A segment that lost more than it may, and is shown to have lost, refuses; one with too few cases is named. Side effects: none.
     """
     numbers = _numbers(evidence)
     fault = _fault(evidence, config, numbers)
     if fault:
         return Decision(False, fault, numbers)
-    gain = paired_bootstrap(evidence.candidate, evidence.live, generator=generator, resamples=config.resamples)
-    numbers |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-    told = f"gain {gain.mean:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f}) over {gain.cases} events"
-    if gain.low > config.gain_min:
-        return Decision(True, f"better: {told}" if gain.low > 0 else f"not worse by more than {-config.gain_min:g}: {told}", numbers)
+    groups = by_asker(evidence.candidate - evidence.live, evidence.askers)
+    gain = interval(groups, planned=config.cases_planned)
+    shown = first_shown(groups, config.gain_min, planned=config.cases_planned)
+    numbers |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "askers": float(gain.askers)}
+    numbers |= {} if shown is None else {"shown_after": float(shown)}
+    worse, unjudged = _segments(evidence, config, numbers)
+    told = _told(gain)
+    rest = f"; unjudged: {', '.join(unjudged)}" if unjudged else ""
+    if shown is not None and gain.high > config.gain_min:
+        if worse:
+            return Decision(False, f"worse for {' and for '.join(worse)}; over all {told}{rest}", numbers)
+        what = "better" if gain.low > 0 else f"not worse by more than {-config.gain_min:g}"
+        return Decision(True, f"{what}: {told}, shown after {shown}{rest}", numbers)
     if gain.mean < 0:
-        return Decision(False, f"worse: {told}", numbers)
-    return Decision(False, f"not shown to be better by more than {config.gain_min:g}: {told}", numbers)
+        return Decision(False, f"worse: {told}{rest}", numbers)
+    return Decision(False, f"not shown to be better by more than {config.gain_min:g}: {told}{rest}", numbers)
+
+
+def _segments(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) -> tuple[list[str], list[str]]:
+    """Which segments lost more than they may, and which have too few events to say so; their figures go to the numbers.
+
+    How many events a segment has does not depend on how they went, so its test is sharpest at just these.
+    """
+    worse, unjudged = [], []
+    for name, chosen in evidence.segments.items():
+        groups = by_asker((evidence.candidate - evidence.live)[chosen], evidence.askers[chosen])
+        cases, key = int(chosen.sum()), name.replace(" ", "_")
+        numbers[f"{key}_cases"] = float(cases)
+        if cases < config.segment_cases_min or len(groups) < askers_min():
+            unjudged.append(f"{name} ({cases} events of {len(groups)} users)")
+            continue
+        gain = interval(groups, planned=cases)
+        numbers |= {f"{key}_gain": gain.mean, f"{key}_low": gain.low, f"{key}_high": gain.high}
+        if gain.mean < -config.segment_loss_max and gain.high < 0:
+            worse.append(f"{name}: {_told(gain)}, at most {config.segment_loss_max:g} may be lost")
+    return worse, unjudged
+
+
+def _told(gain: Interval) -> str:
+    sure = f"{100 * (1 - ALPHA):g} % at any look"
+    return f"gain {gain.mean:+.4f} ({sure}: {gain.low:+.4f} to {gain.high:+.4f}) over {gain.events} events of {gain.askers} users"
 
 
 def _numbers(evidence: Evidence) -> dict[str, float]:
@@ -86,8 +134,13 @@ def _fault(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) ->
         return f"wrong generation: built for {evidence.generation}, would serve {evidence.expected}"
     if len(evidence.candidate) != len(evidence.live):
         return f"not paired: {len(evidence.candidate)} outcomes of the candidate, {len(evidence.live)} of the live model"
+    for name, labels in {"askers": evidence.askers, **evidence.segments}.items():
+        if len(labels) != len(evidence.live):
+            return f"not paired: {len(evidence.live)} outcomes, {len(labels)} labels of {name}"
     if len(evidence.live) < config.cases_min:
         return f"too little evidence: {len(evidence.live)} events, at least {config.cases_min} needed"
+    if (askers := len(np.unique(evidence.askers))) < askers_min():
+        return f"too little evidence: events of {askers} users, at least {askers_min()} needed"
     for name, values in (("candidate's outcomes", evidence.candidate), ("live outcomes", evidence.live), ("user vectors", evidence.users)):
         if not np.isfinite(values).all():
             return f"not a number: {int((~np.isfinite(values)).sum())} of {values.size} {name}"

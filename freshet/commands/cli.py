@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from freshet.commands.letters import letters
+from freshet.commands.models import models
 from freshet.commands.processes import processes
 from freshet.commands.state import gap, state
 from freshet.commands.terminal import AsJson, Data, Url, bar, err, out, settings_of
@@ -27,6 +28,7 @@ app.add_typer(processes)
 app.add_typer(state)
 app.add_typer(gap, name="gap")
 app.add_typer(letters, name="dead-letters")
+app.add_typer(models, name="models")
 topics = typer.Typer(no_args_is_help=True, help="Kafka's topics of the cluster form.")
 app.add_typer(topics, name="topics")
 File = Annotated[Path, typer.Argument(help="Events in any layout that is understood; an unknown one lists them.")]
@@ -171,8 +173,9 @@ _MENDABLE: Final = (
     "encoders.model.CheckpointError", "freshet.access.Unreachable", "freshet.cluster.ServiceUnreachable",
     "freshet.operators.cluster_rebuild.CannotRebuild", "freshet.operators.cluster_verify.Moving", "freshet.engine.FolderBusy",
     "freshet.readers.source.BrokenFile", "freshet.readers.source.UnknownLayout", "freshet.demo.recbole.DataUnavailable",
-    "redis.RedisError", "storage.archive.ArchiveDamaged", "storage.log.LogFull", "storage.models.Damaged", "storage.state.Gap",
-    "storage.state.ShapeChanged", "storage.vectors.VectorsDamaged", "storage.vectors.VectorsLocked", "stream.kafka.KafkaUnreachable",
+    "redis.RedisError", "storage.archive.ArchiveDamaged", "storage.log.LogFull", "storage.models.Damaged", "storage.models.StaleRecord",
+    "storage.models.UnknownVersion", "storage.state.Gap", "storage.state.ShapeChanged", "storage.vectors.VectorsDamaged",
+    "storage.vectors.VectorsLocked", "stream.kafka.KafkaUnreachable",
 )  # fmt: skip
 """Errors whose message is for the person at the terminal."""
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from freshet.commands.terminal import AsJson, Data, Url, bar, err, out, settings_of
 from freshet.settings import Settings
+from freshet.versions import word_of
 
 state = typer.Typer()
 gap = typer.Typer(no_args_is_help=True, help="When the log no longer holds what comes next.")
@@ -226,7 +227,7 @@ def _print_status(status: dict[str, Any]) -> None:
         _print_online(online)
     for decision in status["decisions"]:
         out.print(
-            f"gate: {decision['version']} {'promoted' if decision['promoted'] else 'refused'}: {decision['reason']}",
+            f"gate: {decision['version']} {word_of(decision)}: {decision['reason']}",
             highlight=False,
             markup=False,
         )

@@ -78,7 +78,7 @@ class Asking:
         named = dict(zip((MODEL, *SOURCES), ranks, strict=True))
         if live is None:
             del named["neural"]
-        return Case(named, len(context.history), float(context.heat.events[item]), tuple(top.tolist()), tuple(shares[top].tolist()))
+        return Case(named, len(context.seen), float(context.heat.events[item]), tuple(top.tolist()), tuple(shares[top].tolist()))
 
 
 def _ranks(scores: F64s, at: I64s, last: int) -> list[int]:

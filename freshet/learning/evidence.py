@@ -12,12 +12,13 @@ import pyarrow as pa
 from encoders.base import F32s, ItemFeatures
 from encoders.blend import Blend
 from encoders.model import Model
-from freshet.learning.walk import Walk
+from freshet.learning.walk import Asked, Walk
 from freshet.version_files import BLEND_FILE, MODEL_FILE
 from serving.live import LiveModel
 from serving.lookup import blended
 from serving.neural import aimed
-from storage.arrays import F64s
+from serving.online import HEAVY_USER_MIN, NEW_ITEM_MAX, NEW_USER_MAX
+from storage.arrays import Bools, F64s
 from storage.vectors_memory import MemoryVectors
 from trainers.metrics import mid_ranks
 
@@ -49,9 +50,24 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What was known when the question was asked: by whom, how many items they had had, how often the one taken had been engaged with."""
+
+    user_id: str
+    had: int
+    engaged: int
+
+    @classmethod
+    def of(cls, asked: Asked) -> "Known":
+        """Without the context, which is large."""
+        return cls(asked.question.user_id, len(asked.context.seen), asked.engaged)
+
+
+@dataclass(frozen=True)
 class Answered:
     """One question and each contender's answer: features (C, S) by contender, the user vector it came from, the target's place."""
 
+    known: Known
     target: int
     features: dict[str, F64s]
     users: dict[str, F32s]
@@ -70,4 +86,10 @@ def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Ite
     for asked in walk.ask_each(table):
         aims = {contender.name: aimed(asked.context, contender.live) for contender in contenders}
         users = {name: aim.query for name, aim in aims.items() if aim is not None}
-        yield Answered(asked.target, walk.features(asked, aims), users)
+        yield Answered(Known.of(asked), asked.target, walk.features(asked, aims), users)
+
+
+def segments(known: Sequence[Known]) -> dict[str, Bools]:
+    """Which questions (n,) are of new users, of heavy users, about new items: none, one or two of these."""
+    had, engaged = np.array([(one.had, one.engaged) for one in known], dtype=np.int64).reshape(-1, 2).T
+    return {"new users": had < NEW_USER_MAX, "heavy users": had >= HEAVY_USER_MIN, "new items": engaged < NEW_ITEM_MAX}

@@ -28,7 +28,7 @@ from encoders.base import ItemFeatures
 from encoders.blend import Blend
 from encoders.config import ModelConfig
 from encoders.model import Model
-from freshet.learning.evidence import Answered, Contender, answers
+from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from serving.lookup import COUNTING
@@ -177,8 +177,8 @@ def run(job: Job, inputs: Inputs) -> Report:
     )
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
     candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features), counting)
-    gate = GateConfig() if parent else GateConfig(gain_min=FIRST_GAIN_MIN)
-    decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate=gate, seed=job.seed)
+    gate = GateConfig(cases_planned=cut.gate.num_rows, gain_min=0.0 if parent else FIRST_GAIN_MIN)
+    decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
     report = Report(
         decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
@@ -234,23 +234,25 @@ def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Ble
     return candidate.with_blend(sharpen(every, candidate.blend)), sharpen(counted, counting)
 
 
-def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, *, gate: GateConfig, seed: int) -> Decision:
+def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, gate: GateConfig) -> Decision:
     """The gate's decision on discounted gains, which is also what the blend was searched for.
 
     The candidate was built for the collection it would get, so generations agree. Answers are let go one by one: each holds every
     item's scores.
     """
-    ranks, users = list[tuple[int, int]](), list[F32s]()
+    ranks, users, known = list[tuple[int, int]](), list[F32s](), list[Known]()
     for one in answered:
         ranks.append((one.rank(candidate), one.rank(rival)))
+        known.append(one.known)
         if candidate.name in one.users:
             users.append(one.users[candidate.name])
     of_candidate, of_rival = np.array(ranks, dtype=np.int64).reshape(-1, 2).T
+    _, askers = np.unique([one.user_id for one in known], return_inverse=True)
     evidence = Evidence(
-        candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival),
+        candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival), askers=askers, segments=segments(known),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
     )  # fmt: skip
-    return decide(evidence, gate, generator=np.random.default_rng(seed))
+    return decide(evidence, gate)
 
 
 def folder_inputs(job: Job, folder: Path) -> Inputs:

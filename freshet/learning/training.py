@@ -131,6 +131,8 @@ class Training:
         self._running = None
         try:
             report = running.child.report()
+            if report.promote and (overtaken := self._overtaken(running.child.job.parent)):
+                report = msgspec.structs.replace(report, promote=False, reason=overtaken)
             if report.promote:
                 self._building = self._stored(running, report, now_ms)
         except UNUSABLE as error:
@@ -155,9 +157,19 @@ class Training:
             building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
             return None
         self._building = None
-        self._service.promote(building.version, building.loaded)
-        outcome = Outcome(building.version.name, building.kind, True, building.report.reason, building.report.numbers, now_ms, events)
-        return self._record(outcome)
+        overtaken = self._overtaken(building.version.parent)
+        if overtaken:
+            self._service.drop_unused()
+        else:
+            self._service.promote(building.version, building.loaded)
+        told = (building.version.name, building.kind, not overtaken, overtaken or building.report.reason)
+        return self._record(Outcome(*told, building.report.numbers, now_ms, events))
+
+    def _overtaken(self, parent: str | None) -> str:
+        """Why a candidate's comparison no longer counts: somebody rolled back meanwhile. Empty if it does."""
+        current = self._service.current
+        live = current.live.version if current else None
+        return "" if live == parent else f"another version went live meanwhile: compared with {parent}, now {live} is"
 
     def _record(self, outcome: Outcome) -> Outcome:
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)

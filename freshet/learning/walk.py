@@ -63,12 +63,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Asked:
-    """A look-up made before its event was applied: candidate rows (C,), the place of the item taken among them, -1 if absent."""
+    """A look-up made before its event was applied: candidate rows (C,), the place of the item taken among them, -1 if absent.
+
+    `engaged`: how often anybody had engaged with that item by then.
+    """
 
     question: Question
     context: Context
     rows: I64s
     target: int
+    engaged: int
 
 
 class Walk:
@@ -112,7 +116,7 @@ class Walk:
             return None
         rows = self._lookup.candidates(context, None)
         at = np.flatnonzero(rows == row)
-        return Asked(question, context, rows, int(at[0]) if len(at) else -1)
+        return Asked(question, context, rows, int(at[0]) if len(at) else -1, int(context.heat.events[row]) if row >= 0 else 0)
 
     def features(self, asked: Asked, aims: Mapping[str, Aim | None]) -> dict[str, F64s]:
         """The look-up's features of its candidates with each model's aim: (C, S) by name. Counts are counted once."""

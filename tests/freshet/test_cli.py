@@ -24,7 +24,7 @@ from tests.freshet.running import Running, free_port, server
 
 ROOT = Path(__file__).parents[2]
 NEVER = 10**9
-COMMANDS = ("serve", "produce", "recommend", "lag", "verify", "rebuild", "gap", "doctor", "world", "demo")
+COMMANDS = ("serve", "produce", "recommend", "lag", "verify", "rebuild", "gap", "doctor", "models", "world", "demo")
 GOOD = "".join(f"u{n % 7}\ti{n % 23}\t5\t{881250949 + n}\n" for n in range(140))
 
 
@@ -81,7 +81,7 @@ def test_help_lists_every_command_with_what_it_does(run: Run) -> None:
         assert len(lines[0].split()) > 5, f"{name} is listed without a word"
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "gap accept"])
+@pytest.mark.parametrize("name", [*COMMANDS, "gap accept", "models list", "models roll-back"])
 def test_every_command_has_help_and_says_what_it_takes(run: Run, name: str) -> None:
     said = run(*name.split(), "--help")
     assert said.code == 0
@@ -236,7 +236,7 @@ def test_other_partitions_than_the_folder_has_are_refused(filled: Path, run: Run
 
 def test_a_folder_held_by_no_server_is_one_line(filled: Path, run: Run) -> None:
     with Engine(Settings(data=filled)):
-        for arguments in (["lag"], ["recommend", "u1"], ["verify"]):
+        for arguments in (["lag"], ["recommend", "u1"], ["verify"], ["models", "list"], ["models", "roll-back", "--yes"]):
             one_error(run(*arguments, "--data", filled), "in use by a process that is no server")
         for arguments in (["rebuild"], ["gap", "accept"], ["serve"]):
             one_error(run(*arguments, "--data", filled), "in use by process")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from freshet.learning.evidence import Answered, Contender, answers
+from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.learn import Job, Past, archived, cut_archive, stored_contents
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, MODEL_FILE
@@ -71,7 +71,7 @@ def test_a_rank_is_the_mid_rank_under_the_contenders_own_blend(told: tuple[list[
 
 
 def test_what_was_not_retrieved_ranks_behind_everything() -> None:
-    one = Answered(-1, {"live": np.zeros((7, len(SOURCES)))}, {})
+    one = Answered(Known("u1", 1, 1), -1, {"live": np.zeros((7, len(SOURCES)))}, {})
     assert one.rank(Contender("live", COUNTING)) == 8
 
 
@@ -81,3 +81,22 @@ def test_other_weights_leave_the_model_as_it_is(told: tuple[list[Answered], Cont
     assert other.live is candidate.live
     assert other.blend is COUNTING
     assert candidate.blend is not COUNTING
+
+
+def test_a_question_is_labelled_by_what_was_known_before_it_and_may_be_of_two_segments() -> None:
+    known = [Known("a", 9, 9), Known("b", 10, 10), Known("c", 99, 0), Known("d", 100, 50)]
+    found = {name: chosen.tolist() for name, chosen in segments(known).items()}
+    assert found == {
+        "new users": [True, False, False, False], "heavy users": [False, False, False, True], "new items": [True, False, True, False]
+    }  # fmt: skip
+    assert all(len(chosen) == 0 for chosen in segments([]).values())
+
+
+def test_what_was_known_grows_with_the_walk(told: tuple[list[Answered], Contender, Contender]) -> None:
+    answered, _, _ = told
+    latest: dict[str, int] = {}
+    for one in answered:
+        assert one.known.had > latest.get(one.known.user_id, 0), "a question is asked of who has had something, and then they have had more"
+        latest[one.known.user_id] = one.known.had
+    assert len(latest) > 5
+    assert max(one.known.engaged for one in answered) > min(one.known.engaged for one in answered)

@@ -59,7 +59,7 @@ def test_a_flip_to_a_new_generation_leaves_no_item_behind(tmp_path: Path) -> Non
         _, found = service.current.live.vectors.get(ids)
         assert found.all()
         assert service.folder.generations() == [1, 2], "the one before is kept for roll-back"
-        assert service.roll_back() == "g1-1"
+        assert service.roll_back(now_ms=NOW_MS) == "g1-1"
         answer = service.lookup.recommend("u1", k=3, now_ms=NOW_MS)
         assert (answer.model, answer.generation) == ("g1-1", 1)
 

@@ -17,6 +17,7 @@ from serving.api import create_app
 from serving.bodies import ARROW, BODY_BYTES_MAX, MESSAGES_MAX
 from serving.services import Engine
 from storage.log import VALUE_BYTES_MAX, LogFull, Position
+from storage.models import UnknownVersion
 from stream.deadletters import DEAD_LETTERS
 from stream.events import Event
 from stream.ingest import EVENTS
@@ -272,3 +273,23 @@ def test_a_wait_that_runs_out_is_forgotten(site: Site, client: TestClient) -> No
     answer = client.get("/v1/users/u1/recommendations?min_number=1000000&wait_ms=1").json()
     assert not answer["fresh"]
     assert not site.lookup.progress._calls
+
+
+def test_who_is_given_no_way_back_has_no_such_route_and_who_is_goes_one_step(site: Site, client: TestClient) -> None:
+    assert client.get("/v1/models").status_code == client.post("/v1/models/roll-back").status_code == 404
+    before = ["g1-1"]
+
+    def roll_back() -> str:
+        if not before:
+            raise UnknownVersion("cannot roll back: g1-1 has no predecessor on record; stored: g1-1")
+        return before.pop()
+
+    offered = replace(site.services(), models=lambda: {"live": None}, roll_back=roll_back)
+    with TestClient(create_app(offered), raise_server_exceptions=False) as other:
+        assert other.get("/v1/models").json() == {"live": None}
+        assert other.post("/v1/models/roll-back").json() == {"version": "g1-1"}
+        refused = other.post("/v1/models/roll-back")
+        assert refused.status_code == 409
+        assert "no predecessor on record" in refused.json()["error"]
+        assert "/v1/models" in refused.json()["do"]
+        assert other.get("/v1/models/roll-back").status_code == 405, "nobody rolls back by following a link"

@@ -11,7 +11,7 @@ from serving.online import Case, Online
 
 CASES = st.lists(
     st.builds(
-        Case, st.fixed_dictionaries({"model": st.integers(1, 40), "popular": st.integers(1, 40)}), st.integers(0, 80), st.floats(0, 20)
+        Case, st.fixed_dictionaries({"model": st.integers(1, 40), "popular": st.integers(1, 40)}), st.integers(0, 150), st.floats(0, 20)
     ),
     max_size=60,
 )
@@ -24,9 +24,9 @@ def test_figures_are_the_plain_means_of_their_segment(cases: list[Case]) -> None
         statistics.add(case)
     members = {
         "all": cases,
-        "new_users": [case for case in cases if case.actions < 5],
-        "heavy_users": [case for case in cases if case.actions >= 64],
-        "new_items": [case for case in cases if case.counted < 5],
+        "new_users": [case for case in cases if case.had < 10],
+        "heavy_users": [case for case in cases if case.had >= 100],
+        "new_items": [case for case in cases if case.engaged < 10],
     }
     figures = statistics.figures()
     for system in ("model", "popular"):

@@ -164,7 +164,7 @@ def test_promote_keeps_the_old_version_readable_and_roll_back_returns_to_it(site
     assert registry.files("g1-h1") == FILES
     assert registry.roll_back(expected_sequence=3) == Live("g1-h1", 1, "items-g1", 4)
     assert site.opened().live() == Live("g1-h1", 1, "items-g1", 4)
-    with pytest.raises(UnknownVersion, match="no predecessor on record; promote one of: g1-h1, g1-h2"):
+    with pytest.raises(UnknownVersion, match="no predecessor on record; stored: g1-h1, g1-h2"):
         registry.roll_back(expected_sequence=4)
 
 
