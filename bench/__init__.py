@@ -8,6 +8,8 @@ on a synthetic log; it also prints the bytes a user and a node take. `machine.py
 
 What is printed on standard error is for people; the last line of standard output is for machines. Nothing imports this room.
 
-Not here: the demo's own figures (`freshet/demo/run.py` measures itself while it runs), and benches of quality, serving and
-freshness, which do not exist yet.
+`quality/` ranks whole catalogues on public layouts: `python -m bench.quality loo --data ratings.txt`.
+
+Not here: the demo's own figures (`freshet/demo/run.py` measures itself while it runs), and a bench of serving, which does not
+exist yet.
 """

@@ -23,7 +23,7 @@ for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):  # read once, when the libra
 SERVICES = ("tests/bench/", "tests/cluster/")
 COMPILED = "kernels"  # numba reads the functions themselves
 folders = ("encoders", "trainers")
-modules = [f"{folder}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py") if path.stem != COMPILED]
+modules = [f"{folder}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py") if not path.stem.endswith(COMPILED)]
 install_import_hook(modules, f"{shape_checks.__name__}.checked")
 
 # A kernel compiles inside the first example: no deadline. Seeded by the test itself: the same examples on every run.

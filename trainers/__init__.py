@@ -5,7 +5,8 @@ Trunk: `loop.py`, read from top to bottom, under the budget of `config.py`; `sam
 candidate, `graph.py` the neighbour lists as they were before the newest events, `validation.py` the ranks on those. Head:
 `heads_training.py`, the trunk frozen. Blend: `blend.py` by ranks, on evidence only. Then `metrics.py`
 and `gate.py` decide whether a candidate is better, and `cadence.py` when to train at all. `baselines.py` is what any model
-has to beat: popularity, recent popularity, Item-KNN, sequential rules.
+has to beat: popularity, recent popularity, Item-KNN, sequential rules; `sequence_baselines.py` the same over whole sequences, with
+session-KNN (`session_knn.py`) and a ridge (`linear.py`).
 
 Functions and frozen settings; randomness and the clock are arguments. Not here: reading the archive and asking both models
 (`learn.py` and `evidence.py` of `freshet/learning/`), the child process and promotion (`training.py` there), what a model is

@@ -4,14 +4,17 @@ ranks = mid_ranks(scores, targets); figures = summary(ranks); gain = paired_boot
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from encoders.base import F32s, F64s, I64s
+from encoders.base import F32s, F64s, I64s, Ragged
 from trainers import kernels
 
 RESAMPLES = 2_000
 RESAMPLE_CELLS_MAX = 2**22
+MISSED: Final = 2**62
+"""The rank of what cannot be found: behind every item of any catalogue."""
 
 
 def mid_ranks(scores: F32s | F64s, targets: I64s) -> I64s:
@@ -22,6 +25,15 @@ def mid_ranks(scores: F32s | F64s, targets: I64s) -> I64s:
     Source: protocols, section 1. Complexity B·C.
     """
     ranks: I64s = kernels.mid_ranks(scores, targets)
+    return ranks
+
+
+def mid_ranks_among(scores: F64s, targets: I64s, left_out: Ragged) -> I64s:
+    """The same among the columns that are not left out, whose scores may be anything; `left_out` has B lists of distinct columns.
+
+    A target that is left out itself is a miss: its rank is `MISSED`. Source: protocols, section 2.
+    """
+    ranks: I64s = kernels.mid_ranks_among(scores, targets, left_out.values, left_out.offsets, MISSED)
     return ranks
 
 
