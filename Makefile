@@ -31,7 +31,7 @@ serve: $(INSTALLED) ## the embedded all-in-one; ARGS are passed on
 
 test: $(INSTALLED) ## all tests, with branch coverage; ARGS are passed to pytest
 	@echo "Running the tests with branch coverage (by file afterwards: $(BIN)/coverage report) ..."
-	@$(BIN)/python -m pytest --cov --cov-report= --durations=10 --durations-min=1 -n auto $(ARGS)
+	@$(BIN)/python -m pytest --cov --cov-report= --durations=10 --durations-min=1 $(ARGS)
 
 check: $(INSTALLED) ## ruff, mypy, import rules
 	@echo "Checking style ..."

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from tests import shape_checks
 
@@ -20,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):  # read once, when the library loads: so before any test imports it
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-SERVICES = ("tests/bench/", "tests/cluster/")
 COMPILED = "kernels"  # numba reads the functions themselves
 folders = ("encoders", "trainers")
 modules = [f"{folder}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py") if not path.stem.endswith(COMPILED)]
@@ -30,18 +27,6 @@ install_import_hook(modules, f"{shape_checks.__name__}.checked")
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", deadline=None, max_examples=2_000, print_blob=True)
 settings.load_profile("house")
-
-
-class Parts(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Where the tests run on all cores: those with services one after the other beside all others, and each file in one piece."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "services" if nodeid.startswith(SERVICES) else nodeid.split("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Parts:
-    """Not xdist's `loadgroup`, which does not find its marks with pytest 9."""
-    return Parts(config, log)
 
 
 @pytest.fixture(autouse=True)
