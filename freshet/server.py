@@ -29,6 +29,7 @@ from serving.services import Services
 from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
 from storage.log import LogFull, Position, Record
+from storage.models import Damaged, StaleRecord, UnknownVersion
 from stream.ingest import EVENTS, Applied
 from stream.replay import digests
 from trainers.cadence import Cadence
@@ -100,6 +101,7 @@ class Runner(threading.Thread):
         pumped = service.step(now_ms=now)
         for applied in pumped.applied:
             _count(self._metrics, applied, now_ms())
+        self._take_back(now)
         outcome = self._poll(now)
         if outcome is not None:
             (self._metrics.promotions if outcome.promoted else self._metrics.refusals).inc()
@@ -127,6 +129,20 @@ class Runner(threading.Thread):
             except Exception:
                 log.exception("online_measuring_stopped")
                 self.asking = None
+
+    def _take_back(self, now: int) -> None:
+        """Answer from the version before once it was shown that it would do better."""
+        if self.asking is None or not self.asking.fallen:
+            return
+        because, self.asking.fallen = self.asking.fallen, ""
+        try:
+            version = self._service.roll_back(now_ms=now, because=f"because {because}")
+        except (UnknownVersion, StaleRecord, Damaged) as error:
+            log.warning("roll_back_failed because=%s error=%s", because, error)
+            return
+        log.warning("rolled_back to=%s because=%s", version, because)
+        self._metrics.roll_backs.inc()
+        self.tell_model()
 
     def _poll(self, now: int) -> Outcome | None:
         """A drift is told until a training starts after it; one that ran meanwhile has not seen what came since."""

@@ -88,6 +88,7 @@ class Serving:
         self._facts: dict[int, ItemFacts] = {}
         self._current: Loaded | None = None
         self._previous: Loaded | None = None
+        self._rolled_back = False
         self.pinned: Loaded | None = None
         """A version kept fresh although it is neither live nor the one before: what the demo compares with."""
         self._refreshed_ms = 0
@@ -103,6 +104,11 @@ class Serving:
     def current(self) -> Loaded | None:
         """The live version, None before the first promotion."""
         return self._current
+
+    @property
+    def predecessor(self) -> Loaded | None:
+        """What was live before in this process, and would be again after a roll-back; None after one: it goes one step."""
+        return None if self._rolled_back else self._previous
 
     @property
     def targets(self) -> list[Target]:
@@ -160,10 +166,10 @@ class Serving:
         """Answer from this version from now on. The one before stays loaded for roll-back."""
         if self.stores.refreshing and (self._current is None or self._current.live.generation != loaded.live.generation):
             self.refresher.mark_all(loaded.live.generation)
-        self._previous, self._current = self._current, loaded
+        self._previous, self._current, self._rolled_back = self._current, loaded, False
         self.drop_unused()
 
-    def roll_back(self, *, now_ms: int) -> str:
+    def roll_back(self, *, now_ms: int, because: str = "by command") -> str:
         """Go back to the version before, on record; returns its name. In order: 1. load it, 2. flip the record, 3. what look-ups use.
 
         For the thread that steps, or between its steps. Raises `UnknownVersion` when there is none, and what `load` raises: then
@@ -171,9 +177,9 @@ class Serving:
         """
         record = self.registry.live()
         loaded = self.load(record.previous) if record is not None and record.previous is not None else None
-        back = rolled_back(self.registry, now_ms=now_ms)
+        back = rolled_back(self.registry, now_ms=now_ms, because=because)
         assert loaded is not None and loaded.live.version == back.version, "the record was compared"
-        self._previous, self._current = self._current, loaded
+        self._previous, self._current, self._rolled_back = self._current, loaded, True
         self.refresher.mark_all(back.generation)
         return back.version
 

@@ -24,7 +24,7 @@ def described(registry: Models, *, candidate: str | None = None) -> dict[str, An
     }
 
 
-def rolled_back(registry: Models, *, now_ms: int) -> Live:
+def rolled_back(registry: Models, *, now_ms: int, because: str = "by command") -> Live:
     """In order: 1. the record goes back to the live version's predecessor, 2. that is written down beside the gate's decisions.
 
     Raises `UnknownVersion` when there is none, `StaleRecord` when another flip came between, `Damaged`: then nothing has changed.
@@ -34,7 +34,7 @@ def rolled_back(registry: Models, *, now_ms: int) -> Live:
     assert live is not None, "who has nothing live has no predecessor"
     registry.record(
         {
-            "version": back.version, "kind": ROLL_BACK, "promoted": True, "reason": f"rolled back from {live.version} by command",
+            "version": back.version, "kind": ROLL_BACK, "promoted": True, "reason": f"rolled back from {live.version} {because}",
             "numbers": {}, "at_ms": now_ms,
         }
     )  # fmt: skip

@@ -42,6 +42,9 @@ class Metrics:
             measure: Gauge(f"freshet_online_{measure}", f"{said} of the newest ranked events", ["system", "segment"], registry=registry)
             for measure, said in _MEASURES.items()
         }
+        self.roll_backs = Counter(
+            "freshet_roll_backs_total", "Versions taken back because their predecessor would do better", registry=registry
+        )
         self._dead_letters = Counter("freshet_dead_letters_total", "Refused input", ["reason"], registry=registry)
         self._model = Gauge("freshet_model_info", "The live model", ["version", "generation", "collection"], registry=registry)
         self._reasons: set[str] = set()

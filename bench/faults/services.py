@@ -25,7 +25,7 @@ from stream.shape import Shape
 
 DELIVERY_S: Final = 2.0
 """Of the producer: then what is not acknowledged is told, and sent again."""
-GIVEN_UP_S: Final = DELIVERY_MS / 1000 + 30
+GIVEN_UP_S: Final = DELIVERY_MS / 1000 + 60
 
 
 def redis_restart(ground: Ground, trial: int) -> Verdict:

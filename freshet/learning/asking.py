@@ -4,10 +4,12 @@ asking = Asking(service, every_ms=200, generator=generator); asking.before(recor
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from freshet.service import Service
+from serving.live import LiveModel
 from serving.lookup import COUNTING, blended
 from serving.neural import aimed
 from serving.online import TOP, Case, Online
@@ -19,15 +21,18 @@ from stream.validation import refusals
 from stream.wire import decode
 from trainers.drift import Drift
 from trainers.metrics import discounted_gain, mid_ranks
+from trainers.regret import Regret
 
-MODEL = "model"
+MODEL: Final = "model"
+PREDECESSOR: Final = "predecessor"
 
 
 class Asking:
     """Of each batch at most one event, and at most one each `every_ms`: what it costs is bounded, whatever the load.
 
     An event counts if it would be accepted, is a liking of a known item, and its user has a history without the item. What drifts is
-    the model's discounted gain; `drifted` says so until it is cleared.
+    the model's discounted gain; `drifted` says so until it is cleared. The version that was live before is asked too, and `fallen` says in
+    words that it would have done better, until it is cleared. Its vectors follow births and new content only, which is to its harm.
     """
 
     def __init__(self, service: Service, *, every_ms: int, generator: np.random.Generator) -> None:
@@ -35,22 +40,26 @@ class Asking:
         self._lookup = service.lookup
         self._asked_ms: int | None = None
         self._drift = Drift()
+        self._regret, self._flip = Regret(), ("", "")
         self.statistics = Online()
-        self.drifted = ""
+        self.drifted = self.fallen = ""
 
     def before(self, records: Sequence[Record], *, now_ms: int) -> None:
         """Look at one event of a batch that is about to be applied."""
         if not records or (self._asked_ms is not None and now_ms - self._asked_ms < self._every_ms):
             return
         self._asked_ms = now_ms
-        case = self._case(records[int(self._generator.integers(len(records)))])
-        if case is None:
+        found = self._case(records[int(self._generator.integers(len(records)))])
+        if found is None:
             return
+        user_id, case = found
         self.statistics.add(case)
-        fell = self._drift.update(float(discounted_gain(np.array([case.ranks[MODEL]]))[0]))
-        self.drifted = fell or self.drifted
+        gain = _gain(case, MODEL)
+        self.drifted = self._drift.update(gain) or self.drifted
+        if PREDECESSOR in case.ranks:
+            self.fallen = self._regret.add(live=gain, before=_gain(case, PREDECESSOR), asker=user_id) or self.fallen
 
-    def _case(self, record: Record) -> Case | None:
+    def _case(self, record: Record) -> tuple[str, Case] | None:
         decoded = decode([record])
         if not len(decoded):
             return None
@@ -63,10 +72,10 @@ class Asking:
         context = self._lookup.context(event["user_id"], now_ms=event["ts_ms"])
         if item < 0 or context.cold or item in context.seen:
             return None
-        return self._ranked(context, item)
+        return event["user_id"], self._ranked(context, item)
 
     def _ranked(self, context: Context, item: int) -> Case:
-        current = self._service.current
+        current, predecessor = self._service.current, self._service.predecessor
         live = current.live if current else None
         aim = aimed(context, live)
         rows = self._lookup.candidates(context, aim)
@@ -78,7 +87,23 @@ class Asking:
         named = dict(zip((MODEL, *SOURCES), ranks, strict=True))
         if live is None:
             del named["neural"]
+        if live is not None and predecessor is not None:
+            self._watch(live.version, predecessor.live.version)
+            named[PREDECESSOR] = self._rank_of(predecessor.live, context, item)
         return Case(named, len(context.seen), float(context.heat.events[item]), tuple(top.tolist()), tuple(shares[top].tolist()))
+
+    def _rank_of(self, live: LiveModel, context: Context, item: int) -> int:
+        ranking = self._lookup.rank(context, live)
+        return _ranks(ranking.scores[None], np.flatnonzero(ranking.rows == item), len(context.live))[0]
+
+    def _watch(self, version: str, before: str) -> None:
+        """A flip begins a new comparison."""
+        if self._flip != (version, before):
+            self._flip, self._regret, self.fallen = (version, before), Regret(), ""
+
+
+def _gain(case: Case, system: str) -> float:
+    return float(discounted_gain(np.array([case.ranks[system]]))[0])
 
 
 def _ranks(scores: F64s, at: I64s, last: int) -> list[int]:

@@ -5,8 +5,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from freshet.learning.asking import MODEL, Asking
+from bench.services import wait_until
+from encoders.blend import Blend
+from freshet.learning.asking import MODEL, PREDECESSOR, Asking
+from freshet.server import Runner
 from freshet.service import Service
+from freshet.version_files import BLEND_FILE
+from freshet.versions import ROLL_BACK
+from freshet.world.events import World, WorldConfig
+from serving.metrics import Metrics
 from serving.sources import SOURCES
 from storage.ids import ITEM, hash_id
 from stream.events import Event
@@ -98,3 +105,28 @@ def test_a_fall_wakes_the_trainer_once_it_may_and_a_trunk_is_trained(tmp_path: P
         training.cancel()
         training.poll(now_ms=NOW_MS + 999, events=accepted + 1, drifted="again")
         assert not busy(training), "the last one began less than a second ago"
+
+
+def test_a_version_that_does_worse_than_the_one_before_is_taken_back_on_record(tmp_path: Path) -> None:
+    with site(tmp_path / "data", batch_records_max=1) as service:
+        train(service, tmp_path / "good")
+        promote(service, tmp_path / "good", "g1-1")
+        train(service, tmp_path / "bad", steps=1)
+        least_popular_first = Blend(SOURCES, np.array([float(name == "popular") * -1 for name in SOURCES]))
+        (tmp_path / "bad" / BLEND_FILE).write_text(least_popular_first.to_json())
+        promote(service, tmp_path / "bad", "g2-2", generation=2)
+        asking, metrics = Asking(service, every_ms=0, generator=np.random.default_rng(0)), Metrics()
+        runner = Runner(service, training_of(service, cadence=Cadence(10**9, 10**9, 1000)), metrics, asking)
+        later = World(WorldConfig(seed=2, users=60, items=80, events=1500))
+        service.engine.append_events([msgspec.json.encode(event) for event in later.events()], now_ms=NOW_MS)
+        runner.start()
+        wait_until(lambda: bool(service.registry.decisions()), seconds=120, alive=runner.is_alive)
+        runner.stop()
+        (decision,) = service.registry.decisions()
+        assert (decision["kind"], decision["version"]) == (ROLL_BACK, "g1-1")
+        assert str(decision["reason"]).startswith("rolled back from g2-2 because it does worse: -0.")
+        current = service.current
+        assert current is not None and current.live.version == "g1-1" and service.predecessor is None
+        assert b"freshet_roll_backs_total 1.0" in metrics.text()
+        found = asking.statistics.figures()
+        assert found[PREDECESSOR]["all"]["ndcg_at_10"] > found[MODEL]["all"]["ndcg_at_10"]
