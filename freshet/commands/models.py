@@ -43,14 +43,16 @@ def listed(
     if as_json:
         print(msgspec.json.encode(found).decode())
         return
-    table = Table("", Column("version", no_wrap=True), "generation", "made (UTC)", "from", "learned up to", "metrics")
+    table = Table("", Column("version", no_wrap=True), "generation", "made (UTC)", "from", "learned up to")
     for version in found["versions"]:
-        metrics = " ".join(f"{name} {'nan' if value is None else f'{value:.4g}'}" for name, value in version["metrics"].items())
         parent, mark = version["parent"] or "nothing", _mark(found, version["name"])
         table.add_row(
-            mark, version["name"], str(version["generation"]), _when(version["created_ms"]), parent, f"{version['as_of_number']:,}", metrics
+            mark, version["name"], str(version["generation"]), _when(version["created_ms"]), parent, f"{version['as_of_number']:,}"
         )
     out.print(table)
+    for version in found["versions"]:
+        metrics = ", ".join(f"{name} {'nan' if value is None else f'{value:.4g}'}" for name, value in version["metrics"].items())
+        out.print(f"{version['name']} when trained: {metrics or 'no metrics'}", highlight=False, markup=False)
     if not found["versions"]:
         out.print("no version yet: look-ups answer from live counts alone", highlight=False)
     for decision in found["decisions"][-last:]:
