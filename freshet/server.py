@@ -126,7 +126,7 @@ class Runner(threading.Thread):
         if self.asking is not None:
             try:
                 self.asking.before(records, now_ms=now)
-            except Exception:
+            except Exception:  # whatever it is: events are applied all the same, and it is told once
                 log.exception("online_measuring_stopped")
                 self.asking = None
 

@@ -16,11 +16,8 @@ CONFIDENCE: Final = 0.002
 class Drift:
     """Fed one outcome a case, between 0 and 1, higher is better. A rise is no drift: the window forgets the old all the same."""
 
-    def __init__(self, *, confidence: float = CONFIDENCE) -> None:
-        """Raises ValueError for a confidence outside (0, 1)."""
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence={confidence} is outside (0, 1)")
-        self._window: Any = ADWIN(delta=confidence)  # type: ignore[no-untyped-call]  # river has types for some
+    def __init__(self) -> None:
+        self._window: Any = ADWIN(delta=CONFIDENCE)  # type: ignore[no-untyped-call]  # river has types for some
 
     @property
     def mean(self) -> float:

@@ -89,7 +89,6 @@ def session_votes(  # noqa: C901, PLR0913, PLR0917  # a kernel takes arrays, not
         length = len(prefix)
         weight_of = np.zeros(length)  # of the last place of each item; 0 at its earlier places
         norm = 0.0
-        touched = np.empty(0, np.int64)
         found = 0
         size = 0
         for place in range(length):
