@@ -41,6 +41,7 @@ from storage.state import HISTORIES, TALLIES, Advance, Claim, Commit, Refusal, W
 from storage.state_memory import MemoryState
 from storage.state_redis import RedisState
 from stream.archiver import Archiver
+from stream.collecting import collect_seldom
 from stream.consuming import BatchConsumer
 from stream.edges import EDGES
 from stream.hashing import hash_events
@@ -51,7 +52,7 @@ from stream.routing import partitions_of
 from stream.shape import Shape
 from stream.topics import create
 from stream.wire import decode, encode_event, encode_pack
-from stream.worker import EVENTS_AT_ONCE, Worker, collect_seldom
+from stream.worker import EVENTS_AT_ONCE, Worker
 
 PARTITIONS: Final = 12
 FORMS: Final = ("json", "packs")

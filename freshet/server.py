@@ -30,6 +30,7 @@ from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
 from storage.log import LogFull, Position, Record
 from storage.models import Damaged, StaleRecord, UnknownVersion
+from stream.collecting import collect_seldom
 from stream.ingest import EVENTS, Applied
 from stream.replay import digests
 from trainers.cadence import Cadence
@@ -66,6 +67,7 @@ class Runner(threading.Thread):
 
     def run(self) -> None:
         """Round after round; an error ends it, is logged, and turns /healthz to 503."""
+        collect_seldom()
         try:
             while not self._stopping.is_set():
                 with self.between_commits:

@@ -30,7 +30,8 @@ from stream.refresh import Refreshed, Refresher, Target
 from stream.shape import Shape
 
 log = logging.getLogger(__name__)
-REFRESH_INTERVAL_MS: Final = 500
+REFRESH_INTERVAL_MS: Final = 250
+"""A little often: events wait while a step is made."""
 BUILD_ITEMS: Final = 256
 _EPOCH_NAME: Final = "refresher"
 
@@ -120,7 +121,7 @@ class Serving:
         return [self._target(generations[g], kept=g not in followed) for g in sorted(generations, key=lambda g: (g != first, -g))]
 
     def step(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
-        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, each half second."""
+        """One round: 1. the engine applies what is pending, 2. items with new content are embedded, 3. others in turn, every 250 ms."""
         pumped = self._site.pump(now_ms=now_ms, records_max=records_max)
         if not self.stores.refreshing:
             return pumped

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     log_bytes_max: int = Field(8 << 30, ge=1 << 20, description="bound of the embedded log; at it appends are refused (HTTP 507)")
     state_bytes_max: int = Field(64 << 30, ge=1 << 20, description="bound of the embedded state's map")
     batch_records_max: int = Field(1024, ge=1, le=65536, description="records applied in one commit at most")
-    refresh_items_max: int = Field(64, ge=1, le=4096, description="items looked at in one refresh step")
+    refresh_items_max: int = Field(32, ge=1, le=4096, description="items looked at in one refresh step")
     train_events_min: int = Field(2000, ge=100, description="new events before the trainer wakes")
     train_interval_s: float = Field(30.0, ge=0, description="seconds between two trainings at least")
     trunk_every: int = Field(4, ge=1, description="every so many-th training retrains the trunk: a new generation")

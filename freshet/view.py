@@ -14,7 +14,7 @@ from serving.popularity import Popularity
 from serving.progress import Progress
 from serving.rows import RowIndex
 from serving.sources import Reader
-from storage.arrays import Bools, F64s, U64s
+from storage.arrays import F64s, U64s
 from storage.catalogue import Catalogue, Content
 from storage.counts import Counts
 from storage.histories import Histories
@@ -40,7 +40,7 @@ class View:
         self.progress = progress or Progress()
         self.reader = Reader(
             self.catalogue, self.index, histories=self.histories, neighbours=self.neighbours, popularity=self.popularity,
-            partition_of=lambda user: partition_of(user, shape.partitions), positive=positive_codes(shape),
+            partition_of=lambda user: partition_of(user, shape.partitions), positive=shape.positive,
         )  # fmt: skip
 
     def load(self) -> None:
@@ -74,11 +74,3 @@ class View:
         rows = self.index.rows(ids)
         positives = self.popularity.snapshot(len(self.catalogue)).positives
         return np.where(rows >= 0, positives[rows.clip(min=0)], 0.0)
-
-
-def positive_codes(shape: Shape) -> Bools:
-    """Which action codes are a liking: (256,)."""
-    positive = np.zeros(256, dtype=np.bool_)
-    for action in shape.actions.values():
-        positive[action.code] = action.positive
-    return positive

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from serving.rows import RowIndex
 from storage import decay
@@ -91,10 +92,7 @@ class Popularity:
             return liked[_largest(self._positives[liked], k)], hot[_largest(self._heat[hot], k)]
 
     def _put(self, items: U64s, table: I64s) -> None:
-        weights = np.ldexp(table[:, DECAYED].astype(np.float64), -decay.SCALE_BITS)
-        with np.errstate(divide="ignore"):
-            heat: F64s = np.log2(weights) + table[:, LANDMARK]
-        self._set(items, table[:, EVENTS], positives=table[:, POSITIVES], heat=heat)
+        self._set(items, table[:, EVENTS], positives=table[:, POSITIVES], heat=_heat(table))
 
     def _put_summed(self, items: U64s, newest: int) -> None:
         as_of_ms = newest * self._half_life_ms
@@ -106,13 +104,14 @@ class Popularity:
     def _set(self, items: U64s, events: I64s, *, positives: I64s, heat: F64s) -> None:
         rows = self._index.rows(items)
         known = rows >= 0
-        rows = rows[known]
+        if not known.all():
+            rows, events, positives, heat = rows[known], events[known], positives[known], heat[known]
         if len(rows) == 0:
             return
         with self._lock:
             self._size = max(self._size, int(rows.max()) + 1)
             self._make_room(self._size)
-            self._events[rows], self._positives[rows], self._heat[rows] = events[known], positives[known], heat[known]
+            self._events[rows], self._positives[rows], self._heat[rows] = events, positives, heat
             if len(self._touched) <= TOUCHED_MAX:
                 self._touched.update(rows.tolist())
 
@@ -123,6 +122,16 @@ class Popularity:
             self._events = np.concatenate([self._events, np.zeros(more)])
             self._positives = np.concatenate([self._positives, np.zeros(more)])
             self._heat = np.concatenate([self._heat, np.full(more, -np.inf)])
+
+
+@njit(cache=True, nogil=True)
+def _heat(table: I64s) -> F64s:
+    """log2(decayed weight) + landmark of counts (N, 4), -inf without a weight: (N,)."""
+    heat = np.full(len(table), -np.inf)
+    for row in range(len(table)):
+        if table[row, DECAYED] > 0:
+            heat[row] = np.log2(np.float64(table[row, DECAYED])) - decay.SCALE_BITS + table[row, LANDMARK]
+    return heat
 
 
 def _largest(values: F64s, k: int) -> I64s:

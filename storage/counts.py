@@ -14,6 +14,7 @@ from storage.state import COUNTS, State
 
 WORDS = 4
 EVENTS, POSITIVES, DECAYED, LANDMARK = range(WORDS)
+_NOTHING = bytes(8 * WORDS)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,8 @@ class Counts:
 
 def load_counts(blobs: Sequence[bytes | None]) -> I64s:
     """Stored counts as a table: (N, 4)."""
-    table = np.zeros((len(blobs), WORDS), dtype=np.int64)
-    flat, begin = ragged.words(blobs)
-    table[np.diff(begin) > 0] = flat.view(np.int64).reshape(-1, WORDS)
-    return table
+    flat = bytearray().join([blob or _NOTHING for blob in blobs])
+    return np.frombuffer(flat, dtype=np.int64).reshape(-1, WORDS)
 
 
 def store_counts(table: I64s) -> list[memoryview]:

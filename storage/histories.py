@@ -100,7 +100,7 @@ def load_histories(blobs: Sequence[bytes | None], added: I64s, *, history_max: i
     """Unpack stored histories with room for `added[r]` more entries, never beyond the bound."""
     flat, begin = ragged.words(blobs)
     size = _sizes(flat, begin)
-    start = ragged.starts(np.minimum(size + added, max(history_max, 1)).clip(min=size))
+    start = ragged.room(size, added, history_max)
     rows, total = len(blobs), int(start[-1])
     held = HistorySet(
         start=start,
@@ -124,8 +124,8 @@ def store_histories(held: HistorySet) -> list[memoryview]:
 def load_seen(blobs: Sequence[bytes | None], added: I64s, *, seen_max: int) -> SeenSet:
     """Unpack stored seen-sets with room for `added[r]` more items, never beyond the bound."""
     flat, begin = ragged.words(blobs)
-    size = np.diff(begin) // 2
-    start = ragged.starts(np.minimum(size + added, seen_max).clip(min=size))
+    size = (begin[1:] - begin[:-1]) // 2
+    start = ragged.room(size, added, seen_max)
     items, ts_ms = np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64)
     _unpack_pairs(flat, begin, start, items, ts_ms)
     return SeenSet(start, items, ts_ms, size)

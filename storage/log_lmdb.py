@@ -112,19 +112,20 @@ class LmdbLog:
 
     def read_ordered(self, topic: str, number: int, *, records_max: int = 4096, bytes_max: int = 8 << 20) -> list[Record]:
         """Records of all partitions from `number`, inclusive, in the order of their append."""
-        held = self._load(topic)
         found: list[Record] = []
-        if held is None or number >= held.next_number:
-            return found
         size = 0
-        with self._env.begin() as txn, txn.cursor(db=self._records) as cursor:
-            if cursor.set_range(_NUMBER.pack(held.index, number)):
-                for key, value in cursor:
-                    index, at = _NUMBER.unpack(key)
-                    if index != held.index or len(found) >= records_max or size >= bytes_max:
-                        break
-                    size += len(value)
-                    found.append(_record(at, value))
+        with self._env.begin() as txn:
+            held = self._load(topic, txn)
+            if held is None or number >= held.next_number:
+                return found
+            with txn.cursor(db=self._records) as cursor:
+                if cursor.set_range(_NUMBER.pack(held.index, number)):
+                    for key, value in cursor:
+                        index, at = _NUMBER.unpack(key)
+                        if index != held.index or len(found) >= records_max or size >= bytes_max:
+                            break
+                        size += len(value)
+                        found.append(_record(at, value))
         return found
 
     def number_of(self, topic: str, partition: int, offset: int) -> int:

@@ -79,8 +79,8 @@ class Neighbours:
 def load_neighbours(blobs: Sequence[bytes | None], added: I64s, *, neighbours_max: int) -> NeighbourSet:
     """Unpack stored lists with room for `added[r]` more, never beyond twice the bound."""
     flat, begin = ragged.words(blobs)
-    size = (np.diff(begin) - 1).clip(min=0) // 2
-    start = ragged.starts(np.minimum(size + added, 2 * neighbours_max))
+    size = (begin[1:] - begin[:-1]) // 2  # the head word is dropped by the division
+    start = ragged.room(size, added, 2 * neighbours_max)
     held = NeighbourSet(
         start, np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64), size, np.zeros(len(blobs), np.int64)
     )

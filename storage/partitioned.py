@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numba import njit
 
 from storage.arrays import I64s, U64s
 from storage.ragged import number_rows
@@ -11,6 +12,8 @@ from storage.state import Claim, State, Write
 
 def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
     """Distinct ids ascending, and each element's row among them: (R,), (N,). Ascending ids are read and written fastest."""
+    if len(ids) == 1:
+        return ids, np.zeros(1, dtype=np.int64)
     distinct, rows = number_rows(ids)
     order = np.argsort(distinct)
     place = np.empty(len(order), dtype=np.int64)
@@ -26,16 +29,20 @@ def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[byt
 def read_tables(state: State, asked: Sequence[tuple[str, I64s, U64s]], *, at: Sequence[tuple[Claim, int]] = ()) -> list[list[bytes | None]]:
     """The same of several tables, (table, partitions, ids) each, at once; `at` as in `State.read_many`."""
     parts: list[tuple[str, int, U64s]] = []
-    places: list[tuple[int, list[int]]] = []
+    places: list[tuple[int, list[int] | None]] = []
     for n, (table, partitions, ids) in enumerate(asked):
         where = present(partitions)
+        if len(where) == 1:
+            parts.append((table, where[0], ids))
+            places.append((n, None))
+            continue
         for partition in where:
-            here = np.flatnonzero(partitions == partition) if len(where) > 1 else np.arange(len(ids))
-            parts.append((table, partition, ids[here] if len(where) > 1 else ids))
+            here = np.flatnonzero(partitions == partition)
+            parts.append((table, partition, ids[here]))
             places.append((n, here.tolist()))
     found: list[list[bytes | None]] = [[None] * len(ids) for _, _, ids in asked]
     for (n, rows), blobs in zip(places, state.read_many(parts, at=at), strict=True):
-        if len(rows) == len(found[n]):
+        if rows is None:
             found[n] = blobs
             continue
         for row, blob in zip(rows, blobs, strict=True):
@@ -57,6 +64,14 @@ def write_rows(table: str, partitions: I64s, ids: U64s, values: Sequence[bytes |
 
 def present(partitions: I64s) -> list[int]:
     """The partitions that occur, ascending. Most often it is one, and to see that takes no sorting."""
-    if len(partitions) and (partitions == partitions[0]).all():
+    if len(partitions) and _all_equal(partitions):
         return [int(partitions[0])]
     return np.unique(partitions).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+
+
+@njit(cache=True, nogil=True)
+def _all_equal(values: I64s) -> bool:
+    for value in values:  # numba knows no generators here
+        if value != values[0]:
+            return False
+    return True

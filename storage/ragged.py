@@ -5,6 +5,7 @@ batch is reduced inside it and each row is then cut out to be stored.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numba import njit
@@ -16,9 +17,9 @@ Blob = bytes | memoryview
 
 def words(blobs: Sequence[bytes | None]) -> tuple[U64s, I64s]:
     """All blobs end to end as words, and where each begins: (W,), (R + 1,)."""
-    start = np.zeros(len(blobs) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter((len(b) // 8 if b else 0 for b in blobs), dtype=np.int64, count=len(blobs)), out=start[1:])
-    return np.frombuffer(b"".join(b for b in blobs if b), dtype=np.uint64), start
+    lengths = [len(b) // 8 if b else 0 for b in blobs]
+    start = np.fromiter(accumulate(lengths, initial=0), dtype=np.int64, count=len(lengths) + 1)
+    return np.frombuffer(b"".join([b for b in blobs if b]), dtype=np.uint64), start
 
 
 def cut(flat: U64s, start: I64s) -> list[memoryview]:
@@ -28,10 +29,21 @@ def cut(flat: U64s, start: I64s) -> list[memoryview]:
     return [view[ends[i] : ends[i + 1]] for i in range(len(ends) - 1)]
 
 
+@njit(cache=True, nogil=True)
 def starts(capacity: I64s) -> I64s:
     """Row offsets of a working set with these capacities."""
     start = np.zeros(len(capacity) + 1, dtype=np.int64)
-    np.cumsum(capacity, out=start[1:])
+    for row in range(len(capacity)):
+        start[row + 1] = start[row] + capacity[row]
+    return start
+
+
+@njit(cache=True, nogil=True)
+def room(size: I64s, added: I64s, bound: int) -> I64s:
+    """Row offsets of a working set in which each row of `size` may grow by `added`, but not beyond the bound."""
+    start = np.zeros(len(size) + 1, dtype=np.int64)
+    for row in range(len(size)):
+        start[row + 1] = start[row] + max(size[row], min(size[row] + added[row], bound))
     return start
 
 

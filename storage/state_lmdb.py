@@ -19,6 +19,8 @@ from storage.state import TABLES, Advance, Claim, Commit, Refusal, Write, check_
 
 _BOOT: Final = b"boot"
 _SHAPE: Final = b"shape"
+_KEY: Final = np.dtype([("partition", ">u2"), ("id", ">u8")])
+_FEW: Final = 32
 
 
 class _Held(msgspec.Struct):
@@ -195,7 +197,10 @@ def _key(stream: str, partition: int) -> bytes:
 
 
 def _keys(partition: int, ids: U64s) -> list[bytes]:
-    packed = np.empty(len(ids), dtype=[("partition", ">u2"), ("id", ">u8")])
+    if len(ids) < _FEW:  # one event at a time: numpy takes longer to begin than this takes to end
+        head = partition.to_bytes(2, "big")
+        return [head + node.to_bytes(8, "big") for node in ids.tolist()]
+    packed = np.empty(len(ids), dtype=_KEY)
     packed["partition"], packed["id"] = partition, ids
     flat = packed.tobytes()
     return [flat[i : i + 10] for i in range(0, len(flat), 10)]

@@ -5,7 +5,9 @@ hashed = hash_events(events, origin, names, shape)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,8 @@ from stream.routing import partitions_of
 from stream.shape import OTHER_SURFACE, SURFACES, Shape
 from stream.wire import Events
 
+_TEXTS: Final = ("user_id", "item_id", "query", "collection_id", "source_item_id", "action", "surface")
+
 
 @dataclass(frozen=True)
 class Hashed:
@@ -36,17 +40,17 @@ class Hashed:
 
 def hash_events(events: Events, origin: Callable[[int], str], names: Names, shape: Shape) -> Hashed:
     """Hash validated events. `origin` names where a row landed: the event id of a row that has none."""
-    numbered = _of_rows if isinstance(events, list) else _of_column
+    numbered = _rows_of(events) if isinstance(events, list) else partial(_of_column, events)
     seen = _Resolver(names, shape.partitions)
-    users, user_partitions = seen.users(numbered(events, "user_id"))
-    items = seen.nodes(ITEM, numbered(events, "item_id"))
-    queries = seen.nodes(QUERY, numbered(events, "query"))
-    collections = seen.nodes(COLLECTION, numbered(events, "collection_id"))
-    sources = seen.nodes(ITEM, numbered(events, "source_item_id"))
-    codes, weights = _actions(numbered(events, "action"), shape)
+    users, user_partitions = seen.users(numbered("user_id"))
+    items = seen.nodes(ITEM, numbered("item_id"))
+    queries = seen.nodes(QUERY, numbered("query"))
+    collections = seen.nodes(COLLECTION, numbered("collection_id"))
+    sources = seen.nodes(ITEM, numbered("source_item_id"))
+    codes, weights = _actions(numbered("action"), shape)
     has_item = items != 0
     times = [event.ts_ms for event in events] if isinstance(events, list) else events.column("ts_ms").to_numpy()
-    stamps = np.asarray(times, dtype=np.uint64) << np.uint64(16) | codes << np.uint64(8) | _surfaces(numbered(events, "surface"))
+    stamps = np.asarray(times, dtype=np.uint64) << np.uint64(16) | codes << np.uint64(8) | _surfaces(numbered("surface"))
     columns = Columns(
         users=users,
         items=np.where(has_item, items, queries),
@@ -82,8 +86,13 @@ def _of_column(events: pa.RecordBatch, name: str) -> _Numbered:
     return _Numbered(distinct, rows)
 
 
-def _of_rows(events: list[Event], name: str) -> _Numbered:
-    values = list(map(attrgetter(name), events))
+def _rows_of(events: list[Event]) -> Callable[[str], _Numbered]:
+    """The same of single events: all their texts are taken out at once, then asked for by name."""
+    columns = dict(zip(_TEXTS, zip(*map(attrgetter(*_TEXTS), events), strict=True), strict=True)) if events else dict.fromkeys(_TEXTS, ())
+    return lambda name: _of_texts(columns[name])
+
+
+def _of_texts(values: tuple[str | None, ...]) -> _Numbered:
     if values.count(None) == len(values):
         return _Numbered([], np.zeros(len(values), dtype=np.int64))
     distinct = [text for text in dict.fromkeys(values) if text is not None]

@@ -330,9 +330,11 @@ class Ingest:
             for letter in prepared.letters:
                 if letter.partition == partition:
                     dead[letter.kind] = dead.get(letter.kind, 0) + 1
-            newest_ms = int((hashed.columns.stamps[here] >> np.uint64(16)).max(initial=0))
+            newest_ms = int(hashed.columns.stamps[here].max(initial=0)) >> 16
+            accepted = int(np.count_nonzero(here))
             tallies[partition] = Tally(
-                accepted=old.accepted + int(here.sum()), duplicates=old.duplicates + int((~prepared.applied[here]).sum()),
+                accepted=old.accepted + accepted,
+                duplicates=old.duplicates + accepted - int(np.count_nonzero(prepared.applied[here])),
                 dead_letters=dead, newest_ms=max(old.newest_ms, newest_ms),
             )  # fmt: skip
         return tallies
@@ -343,12 +345,12 @@ def _applied(prepared: Prepared) -> Applied:
     return Applied(
         records=len(prepared.decoded.records),
         events=len(columns),
-        duplicates=int((~prepared.applied).sum()),
+        duplicates=len(columns) - int(np.count_nonzero(prepared.applied)),
         dead_letters=prepared.letters,
         items=prepared.items,
         counts=prepared.counts,
         born={name: node for kind, fresh in prepared.hashed.fresh if kind == 0 for name, node in fresh.items()},
-        ts_ms=int(columns.stamps.max() >> np.uint64(16)) if len(columns) else 0,
+        ts_ms=int(columns.stamps.max(initial=0)) >> 16,
         decoded=prepared.decoded,
         columns=columns,
         kept=prepared.applied,

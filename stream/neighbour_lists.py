@@ -26,10 +26,10 @@ def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: C
     nodes[rows], marked[rows] = edges.nodes, items
     where = node_partition(nodes, shape.partitions)
     order, begin = group(rows, len(list_ids))
-    lists = load_neighbours(read_rows(state, NEIGHBOURS, where, list_ids), np.diff(begin), neighbours_max=shape.neighbours_max)
+    lists = load_neighbours(read_rows(state, NEIGHBOURS, where, list_ids), begin[1:] - begin[:-1], neighbours_max=shape.neighbours_max)
     reduce_neighbours(lists, order, begin, edges, shape)
     writes = write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
-    changed = np.unique(nodes[marked])
+    changed, _ = distinct_rows(nodes[marked])
     if len(changed):
         where = node_partition(changed, shape.partitions)
         marks = {partition: mark(partition) for partition in present(where)}

@@ -72,17 +72,14 @@ def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, 
     nodes, list_ids, targets = (np.empty(room, np.uint64) for _ in range(3))
     amounts, ts_ms = (np.empty(room, np.int64) for _ in range(2))
     emitted = np.empty(len(rows) + 1, np.int64)
-    positive = np.zeros(256, dtype=np.bool_)
-    for action in shape.actions.values():
-        positive[action.code] = action.positive
     count = kernels.apply_events(
         rows, columns.items, columns.stamps, columns.event_ids, columns.collections, columns.sources, columns.has_item, columns.weight,
         held.start, held.items, held.stamps, held.size, held.ring, held.ring_size, held.ring_next,
         seen.start, seen.items, seen.ts_ms, seen.size,
-        positive, shape.history_max, shape.seen_max, shape.edge_window, SALTS, applied,
+        shape.positive, shape.history_max, shape.seen_max, shape.edge_window, SALTS, applied,
         nodes, list_ids, targets, amounts, ts_ms, emitted,
     )  # fmt: skip
-    events = np.repeat(np.arange(len(rows)), np.diff(emitted))
+    events = np.arange(len(rows)).repeat(emitted[1:] - emitted[:-1])
     return Edges(nodes[:count], list_ids[:count], targets[:count], amounts[:count], ts_ms[:count], events), applied
 
 

@@ -5,10 +5,13 @@ with another one is refused.
 """
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Final
 
 import msgspec
+import numpy as np
 
+from storage.arrays import Bools
 from storage.neighbours import NEIGHBOURS_MAX
 
 REDUCER_VERSION: Final = 1
@@ -74,6 +77,14 @@ class Shape:
         for name, action in self.actions.items():
             if not 1 <= action.weight <= 1000:
                 raise ValueError(f"action {name!r} has weight {action.weight}, outside 1..1000")
+
+    @cached_property
+    def positive(self) -> Bools:
+        """Which action codes are a liking: (256,)."""
+        positive = np.zeros(256, dtype=np.bool_)
+        for action in self.actions.values():
+            positive[action.code] = action.positive
+        return positive
 
     def record(self) -> dict[str, str | int | float]:
         """The shape as flat values, to be stored with the state and compared at the next start."""

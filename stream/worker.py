@@ -7,7 +7,6 @@ share the partitions of both topics by Kafka's group, and what each may write is
     worker = Worker(kafka, state, log, shape); worker.round(now_ms=now_ms); worker.close()
 """
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from storage.log import PACK, Log
 from storage.names import Names
 from storage.state import Fenced, State, WatermarkMoved
 from stream.archiver import Archiver
+from stream.collecting import collect_seldom
 from stream.committing import Committing, Reduced
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
@@ -39,7 +39,6 @@ PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
 TOGETHER_BYTES: Final = 256 << 10
 """So little is reduced at once, whatever partitions it is of: one after the other they would wait for more than they work."""
-COLLECT_EVERY: Final = 50_000
 """Objects made before Python looks for cycles among the young; a batch is as many tuples, and none of them is in one."""
 
 
@@ -187,13 +186,6 @@ def pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
             yield decode(batch.records[begin:n]), record.offset + 1
             begin, weight = n, 0
     yield decode(batch.records[begin:]), batch.end
-
-
-def collect_seldom() -> None:
-    """For a process that does nothing else: what is there now is never looked through again, and what comes seldom."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_EVERY, 20, 100)
 
 
 def run(

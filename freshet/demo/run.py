@@ -28,6 +28,7 @@ from freshet.readers.source import Row, Source
 from freshet.service import Service
 from freshet.settings import Settings
 from storage.arrays import F64s
+from stream.collecting import collect_seldom
 from stream.events import Entity
 from stream.ingest import EVENTS
 from stream.producer import Producer
@@ -39,7 +40,7 @@ WARM_SHARE: Final = 5
 """The first 1/5 of the events is history."""
 LINGER_EVENTS: Final = 4
 """Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
-FIRST_SECONDS_MAX: Final = 45.0
+FIRST_SECONDS_MAX: Final = 30.0
 """Of the first training: nobody is served meanwhile, and all later ones begin where it ends."""
 ENTITIES_AT_ONCE: Final = 500
 REPORT_POINTS: Final = 240
@@ -179,6 +180,7 @@ class Demo:
 
     def _stream(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> float:
         """Rank, append, apply, see: one event after the other; returns events per second."""
+        collect_seldom()
         begin = last = time.perf_counter()
         for start in range(0, len(rows), LINGER_EVENTS):
             group = rows[start : start + LINGER_EVENTS]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from freshet.view import View, positive_codes
+from freshet.view import View
 from serving.lookup import Lookup
 from storage.catalogue import Content
 from storage.ids import COLLECTION, ITEM, hash_id
@@ -89,6 +89,6 @@ def test_an_event_is_seen_by_the_next_look_up(tmp_path: Path) -> None:
 
 
 def test_the_codes_of_likings_are_those_of_the_shape() -> None:
-    codes = positive_codes(Shape())
+    codes = Shape().positive
     assert codes.shape == (256,)
     assert set(np.flatnonzero(codes).tolist()) == {action.code for action in Shape().actions.values() if action.positive}

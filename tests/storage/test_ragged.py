@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.ragged import cut, group, number_rows, starts, words
+from storage.ragged import cut, group, number_rows, room, starts, words
 
 u64s = st.integers(0, (1 << 64) - 1)
 
@@ -45,3 +45,10 @@ def test_grouping_is_a_stable_sort(rows: list[int]) -> None:
     order, begin = group(np.array(rows, dtype=np.int64), 7)
     assert order.tolist() == sorted(range(len(rows)), key=lambda n: rows[n])
     assert np.diff(begin).tolist() == [rows.count(row) for row in range(7)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8), st.integers(1, 9))
+def test_room_grows_up_to_the_bound_and_shrinks_no_row(rows: list[tuple[int, int]], bound: int) -> None:
+    size, added = np.array(rows, dtype=np.int64).reshape(-1, 2).T.copy()
+    start = room(size, added, bound)
+    assert start[0] == 0 and np.diff(start).tolist() == [max(have, min(have + more, bound)) for have, more in rows]
