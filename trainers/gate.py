@@ -1,6 +1,7 @@
 """The gate: a candidate goes live only if it is better on the newest events, which neither it nor the live model has learned from.
 
-    evidence = Evidence(candidate=gain_new, live=gain_old, askers=ids, segments={}, users=vectors, generation=1, expected=1)
+    evidence = Evidence(candidate=gain_new, live=gain_old, askers=ids, segments={}, users=vectors, generation=1, expected=1,
+                        neural_weight=weight)
     decision = decide(evidence, GateConfig(cases_planned=4000))
 
 It may be asked again whenever more events have come: what it tells holds at every look (`trainers/anytime.py`).
@@ -43,7 +44,8 @@ class Evidence:
 
     askers (n,): who asked, as any numbers. segments: (n,) each, which events are of it, by its name; they may overlap.
     users (m, D): the candidate's user vectors on these events. generation: the space the candidate was built for; expected: the one it
-    is about to serve (the live one for a head, the new collection's for a trunk).
+    is about to serve (the live one for a head, the new collection's for a trunk). neural_weight: what its own scores weigh in the
+    candidate's blend.
     """
 
     candidate: F64s
@@ -53,6 +55,7 @@ class Evidence:
     users: F32s
     generation: int
     expected: int
+    neural_weight: float
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,17 @@ def _fault(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) ->
     for name, values in (("candidate's outcomes", evidence.candidate), ("live outcomes", evidence.live), ("user vectors", evidence.users)):
         if not np.isfinite(values).all():
             return f"not a number: {int((~np.isfinite(values)).sum())} of {values.size} {name}"
+    return _useless(evidence, config, numbers)
+
+
+def _useless(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) -> str:
+    """What is wrong with the candidate's vectors; empty if they may go live."""
     if not len(evidence.users):
         return "too little evidence: no user vectors to check"
     if abs(numbers["norm_min"] - 1) > config.norm_error_max or abs(numbers["norm_max"] - 1) > config.norm_error_max:
         return f"collapsed: user vectors have lengths {numbers['norm_min']:.4f} to {numbers['norm_max']:.4f} instead of 1"
     if numbers["likeness"] > config.likeness_max:
         return f"collapsed: the mean of the user vectors has length {numbers['likeness']:.4f}, over {config.likeness_max}: all alike"
+    if evidence.neural_weight <= 0:
+        return f"of no use: its own blend gives its vectors the weight {evidence.neural_weight:g}"
     return ""

@@ -40,7 +40,7 @@ WARM_SHARE: Final = 5
 """The first 1/5 of the events is history."""
 LINGER_EVENTS: Final = 4
 """Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
-FIRST_SECONDS_MAX: Final = 30.0
+FIRST_SECONDS_MAX: Final = 45.0
 """Of the first training: nobody is served meanwhile, and all later ones begin where it ends."""
 ENTITIES_AT_ONCE: Final = 500
 REPORT_POINTS: Final = 240

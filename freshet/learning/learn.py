@@ -60,7 +60,8 @@ FIRST_GAIN_MIN: Final = -0.005
 counts cannot, vectors for items that nobody has touched."""
 EVENTS_MIN: Final = 300
 """Fewer events than this teach nothing worth asking about."""
-_NICENESS: Final = 10
+_NICENESS: Final = 19
+"""The lowest: look-ups and ingest go first."""
 
 
 class Job(msgspec.Struct):
@@ -251,6 +252,7 @@ def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, 
     evidence = Evidence(
         candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival), askers=askers, segments=segments(known),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
+        neural_weight=float(candidate.blend.weights[candidate.blend.sources.index("neural")]),
     )  # fmt: skip
     return decide(evidence, gate)
 
