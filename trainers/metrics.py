@@ -13,6 +13,7 @@ from trainers import kernels
 
 RESAMPLES = 2_000
 RESAMPLE_CELLS_MAX = 2**22
+DISTINCT_MAX = 64  # values that are resampled by how often each is drawn, instead of one by one
 MISSED: Final = 2**62
 """The rank of what cannot be found: behind every item of any catalogue."""
 
@@ -86,11 +87,20 @@ def paired_bootstrap(new: F64s, old: F64s, *, generator: np.random.Generator, re
     if new.shape != old.shape or not len(new):
         raise ValueError(f"a paired bootstrap needs the same cases, at least one: {new.shape} and {old.shape}")
     difference = new - old
-    means = np.empty(resamples)
-    step = max(1, RESAMPLE_CELLS_MAX // len(difference))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        chosen = generator.integers(0, len(difference), size=(rows, len(difference)))
-        means[start : start + rows] = difference[chosen].mean(axis=1)
+    means = _resampled_means(difference, generator, resamples)
     low, high = np.quantile(means, [0.025, 0.975])
     return Gain(float(difference.mean()), float(low), float(high), len(difference))
+
+
+def _resampled_means(values: F64s, generator: np.random.Generator, resamples: int) -> F64s:
+    """The means of so many samples of all values, with replacement: (resamples,)."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= DISTINCT_MAX:  # hits differ by -1, 0 or 1: a mean depends on how often each is drawn, and that is one draw
+        means: F64s = generator.multinomial(len(values), counts / len(values), size=resamples) @ distinct / len(values)
+        return means
+    means = np.empty(resamples)
+    step = max(1, RESAMPLE_CELLS_MAX // len(values))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        means[start : start + rows] = values[generator.integers(0, len(values), size=(rows, len(values)))].mean(axis=1)
+    return means

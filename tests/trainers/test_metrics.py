@@ -34,10 +34,11 @@ def test_figures_by_hand() -> None:
     assert summary(np.empty(0, dtype=np.int64)) == {"HR@10": 0.0, "NDCG@10": 0.0, "MRR": 0.0}
 
 
-def test_the_interval_of_a_paired_bootstrap_is_that_of_the_mean() -> None:
+@pytest.mark.parametrize("kind", ["any", "hits"])
+def test_the_interval_of_a_paired_bootstrap_is_that_of_the_mean(kind: str) -> None:
     random = np.random.default_rng(0)
-    old = random.normal(size=2000)
-    new = old + random.normal(0.1, 1.0, size=2000)
+    old = random.normal(size=2000) if kind == "any" else (random.random(2000) < 0.2).astype(float)
+    new = old + random.normal(0.1, 1.0, size=2000) if kind == "any" else (random.random(2000) < 0.3).astype(float)
     gain = paired_bootstrap(new, old, generator=np.random.default_rng(1))
     error = (new - old).std() / np.sqrt(2000)
     assert gain.mean == pytest.approx((new - old).mean()) and gain.cases == 2000
