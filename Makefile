@@ -29,9 +29,9 @@ demo-cluster: $(INSTALLED) ## the same on local Kafka and Redis, with two worker
 serve: $(INSTALLED) ## the embedded all-in-one; ARGS are passed on
 	@$(BIN)/freshet serve $(ARGS)
 
-test: $(INSTALLED) ## all tests, with branch coverage; ARGS are passed to pytest
+test: $(INSTALLED) ## all tests, in two processes, with branch coverage; ARGS (paths, options) are one pytest's
 	@echo "Running the tests with branch coverage (by file afterwards: $(BIN)/coverage report) ..."
-	@$(BIN)/python -m pytest --cov --cov-report= --durations=10 --durations-min=1 $(ARGS)
+	@$(BIN)/python -m $(if $(ARGS),pytest --cov --cov-report= --durations=10 --durations-min=1 $(ARGS),tests.side_by_side)
 
 check: $(INSTALLED) ## ruff, mypy, import rules
 	@echo "Checking style ..."

@@ -25,7 +25,7 @@ from stream.producer import Limits, Producer
 from stream.producer_kafka import KafkaSink
 
 TICK_S: Final = 0.005
-START_S: Final = 60.0
+START_S: Final = 120.0
 STOP_S: Final = 60.0
 _DRAWN_AT_ONCE: Final = 20_000
 

@@ -12,17 +12,12 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from freshet.clock import now_ms
-from freshet.engine import Engine, FolderBusy
-from freshet.server import SERVER_FILE, status
-from freshet.service import Service
 from freshet.settings import Settings
-from freshet.versions import described
 from storage.log import PACK, Entry, Position
-from stream.delivery import Appending
-from stream.ingest import EVENTS
 from stream.producer import LINGER_EVENTS, Limits, Producer
 
+SERVER_FILE = "server.json"
+"""In a data folder: where the server that holds it listens."""
 ARROW = "application/vnd.apache.arrow.stream"
 LINES = "application/x-ndjson"
 RAW = "application/octet-stream"
@@ -63,48 +58,6 @@ class Site(Place, Protocol):
 
     def roll_back(self) -> str:
         """Make the version before the live one live again; its name. Raises as `Serving.roll_back`."""
-
-
-class LocalSite:
-    """The folder itself, opened by this process."""
-
-    def __init__(self, service: Service) -> None:
-        self._service, self._engine = service, service.engine
-
-    def producer(self) -> Producer:
-        """One that routes as the folder does."""
-        return Producer(Appending(self.append, self._engine.shape.partitions))
-
-    def append(self, entries: Sequence[Entry]) -> list[Position]:
-        """Append to the log."""
-        return self._engine.log.append(EVENTS, entries, now_ms=now_ms())
-
-    def append_entities(self, bodies: Sequence[bytes]) -> None:
-        """Append to the log."""
-        self._engine.append_entities(bodies, now_ms=now_ms())
-
-    def recommend(self, user_id: str, k: int) -> dict[str, Any]:
-        """Look up in this process."""
-        answer = self._service.lookup.recommend(user_id, k=k, now_ms=now_ms())
-        return dict(msgspec.to_builtins(answer))
-
-    def status(self) -> dict[str, Any]:
-        """Read from the stores."""
-        return dict(status(self._service))
-
-    def models(self) -> dict[str, Any]:
-        """Read from the registry."""
-        return described(self._service.registry)
-
-    def roll_back(self) -> str:
-        """In this process: nobody serves from the folder."""
-        return self._service.roll_back(now_ms=now_ms())
-
-    def settle(self) -> None:
-        """Apply what is pending, refresh what is dirty."""
-        self._engine.drain(now_ms=now_ms())
-        while self._service.targets and self._service.refresh(now_ms=now_ms()).looked_at:
-            pass
 
 
 class HttpSite:
@@ -200,16 +153,15 @@ def access(settings: Settings, url: str | None) -> Iterator[Site]:
         with HttpSite(url) as site:
             yield site
         return
+    from freshet.engine import Engine, FolderBusy  # takes a second to load, and what opens a folder five: to ask a server needs neither
+
     try:
         engine = Engine(settings)
     except FolderBusy:
         with HttpSite(server_url(settings)) as site:
             yield site
         return
-    with engine:
-        service = Service(engine)
-        try:
-            engine.drain(now_ms=now_ms())
-            yield LocalSite(service)
-        finally:
-            service.close()
+    from freshet.opened import opened
+
+    with engine, opened(engine) as site:
+        yield site

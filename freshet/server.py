@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from freshet.access import SERVER_FILE
 from freshet.clock import now_ms
 from freshet.engine import Engine
 from freshet.learning.asking import Asking
@@ -43,7 +44,6 @@ ROLL_MS: Final = 300_000
 """What waits for the archive is published at least this often."""
 DELAYS_MAX: Final = 64
 FULL_TOLD_MS: Final = 60_000
-SERVER_FILE: Final = "server.json"
 
 
 class Runner(threading.Thread):

@@ -121,6 +121,12 @@ def test_the_stores_load_neither_torch_nor_faust() -> None:
     assert (loaded.returncode, loaded.stdout.strip()) == (0, ""), loaded.stderr
 
 
+@pytest.mark.parametrize("module", ["freshet.commands.producing", "freshet.cluster", "freshet.processes.trainer_loop"])
+def test_who_computes_nothing_with_tensors_does_not_wait_for_them_to_load(module: str) -> None:
+    loaded = python("-c", f"import sys, {module}; print({{'torch', 'river', 'qdrant_client', 'qdrant_edge'}} & set(sys.modules) or '')")
+    assert (loaded.returncode, loaded.stdout.strip()) == (0, ""), loaded.stderr
+
+
 def tree_in_the_readme() -> dict[str, dict[str, str]]:
     """Folder -> entry -> what the README says of it, from the fenced block with a line for each package."""
     for block in re.findall(r"^```\w*\n(.*?)^```", text_of(Path("README.md")), flags=re.DOTALL | re.MULTILINE):

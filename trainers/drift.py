@@ -7,8 +7,6 @@ Source: Bifet and Gavalda 2007, Learning from Time-Changing Data with Adaptive W
 
 from typing import Any, Final
 
-from river.drift import ADWIN
-
 CONFIDENCE: Final = 0.002
 """ADWIN's delta: how often at most a cut is made where nothing has changed."""
 
@@ -17,6 +15,8 @@ class Drift:
     """Fed one outcome a case, between 0 and 1, higher is better. A rise is no drift: the window forgets the old all the same."""
 
     def __init__(self) -> None:
+        from river.drift import ADWIN  # takes a second and a half to load, and few processes look for a drift
+
         self._window: Any = ADWIN(delta=CONFIDENCE)  # type: ignore[no-untyped-call]  # river has types for some
 
     @property

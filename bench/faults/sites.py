@@ -37,7 +37,7 @@ from stream.log_kafka import KafkaLog
 from stream.shape import Shape
 
 APPLIED: Final = (EVENTS, EDGES)
-APPLIED_S: Final = 90.0
+APPLIED_S: Final = 150.0
 STOP_S: Final = 20.0
 TOPIC: Final = {
     "message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**62), "max.message.bytes": str(2 << 20),

@@ -20,7 +20,7 @@ from storage.models_redis import RedisRegistry
 from storage.places import place_of
 from stream.shape import Shape
 
-TRAINED_S: Final = 120.0
+TRAINED_S: Final = 180.0
 CADENCE: Final = {"TRAIN_EVENTS_MIN": "1000", "TRAIN_INTERVAL_S": "1", "TRAIN_SECONDS_MAX": "6"}
 
 

@@ -17,7 +17,7 @@ from typing import IO, Final
 
 import msgspec
 
-from freshet.learning.learn import Job, Report
+from freshet.learning.job import Job, Report
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from storage.models import Damaged
 

@@ -29,6 +29,7 @@ from encoders.blend import Blend
 from encoders.config import ModelConfig
 from encoders.model import Model
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
+from freshet.learning.job import HEAD, Job, Report
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from serving.lookup import COUNTING
@@ -52,8 +53,6 @@ from trainers.loop import Trainer
 from trainers.metrics import discounted_gain
 from trainers.samples import EventColumns
 
-TRUNK: Final = "trunk"
-HEAD: Final = "head"
 ROWS_AT_ONCE: Final = 8192
 FIRST_GAIN_MIN: Final = -0.005
 """With nothing live a candidate need only be shown not to be worse than the counts by more than this (of about .25): it brings what
@@ -62,39 +61,6 @@ EVENTS_MIN: Final = 300
 """Fewer events than this teach nothing worth asking about."""
 _NICENESS: Final = 10
 """Look-ups and ingest go first. At 19 a training beside a busy stream got so little that the demo learned less in the same time."""
-
-
-class Job(msgspec.Struct):
-    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
-
-    `data` is the folder of an embedded server. Without one the environment names the cluster's services, and all that is archived is read.
-    """
-
-    out: str
-    kind: str
-    parent: str | None
-    partitions: int = 1
-    data: str | None = None
-    below: int | None = None
-    seed: int = 0
-    seconds_max: float = 60.0
-    steps_max: int = 450
-    new_events: int = 5000
-    blend_events: int = 1500
-    gate_events: int = 4000
-    threads: int = 1
-
-
-class Report(msgspec.Struct):
-    """What came of it: the gate's decision with its numbers, and what the candidate learned."""
-
-    promote: bool
-    reason: str
-    numbers: dict[str, float]
-    as_of_number: int
-    events: int
-    metrics: dict[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True)

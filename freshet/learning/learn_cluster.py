@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from freshet.cluster import archive_of, redis_of, store_of
-from freshet.learning.learn import Inputs, Job, archived, stored_contents
+from freshet.learning.job import Job
+from freshet.learning.learn import Inputs, archived, stored_contents
 from freshet.settings import Settings
 from storage.models_redis import RedisRegistry
 from storage.state_redis import RedisState

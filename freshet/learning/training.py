@@ -13,25 +13,13 @@ from dataclasses import dataclass
 import msgspec
 
 from freshet.learning.child import UNUSABLE, Child
-from freshet.learning.learn import HEAD, TRUNK, Job, Report
+from freshet.learning.job import HEAD, TRUNK, Job, Report
+from freshet.learning.job import Outcome as Outcome
 from freshet.service import Loaded, Service
 from storage.models import Version
 from trainers.cadence import Cadence, due
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One training's end, as recorded: promoted, refused or failed, with the reason and the numbers."""
-
-    version: str
-    kind: str
-    promoted: bool
-    reason: str
-    numbers: dict[str, float]
-    at_ms: int
-    events: int
 
 
 @dataclass

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from freshet.access import HttpSite, Unreachable, server_url
+from freshet.access import SERVER_FILE, HttpSite, Unreachable, server_url
 from freshet.clock import now_ms
 from freshet.engine import Engine, FolderBusy, locked_folder
-from freshet.server import SERVER_FILE
 from freshet.settings import Settings
 from storage.archive import Archive, ArchiveDamaged
 from storage.models import Damaged, Registry

@@ -13,7 +13,8 @@ from kafka.errors import KafkaError
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS
 from freshet.listening import STOP_S, bound, lifespan, run_on
-from freshet.processes.pulse import Pulse, process_name
+from freshet.processes.naming import process_name
+from freshet.processes.pulse import Pulse
 from freshet.processes.serving import QDRANT_ERRORS, ClusterServing, cluster_serving
 from freshet.settings import Settings
 from serving.api import create_app

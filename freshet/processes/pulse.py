@@ -5,13 +5,12 @@ pulse = Pulse(cluster_serving, name="api"); pulse.start(); ...; pulse.stop()
 
 import logging
 import os
-import re
-import socket
 import threading
 from typing import Final
 
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS
+from freshet.processes.naming import process_name
 from freshet.processes.serving import AWAY, ClusterServing
 from storage.health import Beat
 
@@ -21,7 +20,6 @@ FOLLOW_MS: Final = 250
 BEAT_MS: Final = 1000
 AWAY_TOLD_MS: Final = 60_000
 AWAY_S: Final = 1.0
-NAME_MAX: Final = 64
 
 
 class Pulse(threading.Thread):
@@ -99,13 +97,3 @@ class Pulse(threading.Thread):
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
         number = serving.view.progress.as_of.number
         return Beat(self._process, os.getpid(), now, version, collection, number, candidate=following.candidate, built=following.built)
-
-
-def process_name(kind: str) -> str:
-    """Unlike that of another machine: process ids are only told apart within one. Long names of machines differ at their ends.
-
-    >>> process_name("api").startswith("api-")
-    True
-    """
-    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
-    return f"{kind}-{host[-(NAME_MAX - 1 - len(kind)) :]}"

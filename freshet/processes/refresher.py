@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from freshet.clock import now_ms
 from freshet.cluster import ServiceUnreachable
 from freshet.listening import STOP_S, bound, lifespan, page, run_on
-from freshet.processes.pulse import Pulse, process_name
+from freshet.processes.naming import process_name
+from freshet.processes.pulse import Pulse
 from freshet.processes.serving import REFRESHER, cluster_serving
 from freshet.settings import Settings
 from stream.refresh import Refreshed

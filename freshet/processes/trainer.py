@@ -21,8 +21,7 @@ import numpy as np
 
 from freshet.cluster import REDIS_ERRORS
 from freshet.learning.child import UNUSABLE, Child
-from freshet.learning.learn import HEAD, TRUNK, Job, Report
-from freshet.learning.training import Outcome
+from freshet.learning.job import HEAD, TRUNK, Job, Outcome, Report
 from storage.health import Beats
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models import Damaged, StaleRecord, UnknownVersion, Version

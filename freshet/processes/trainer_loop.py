@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS, services, store_of
-from freshet.learning.training import Outcome
+from freshet.learning.job import Outcome
 from freshet.listening import STOP_S, bound, lifespan, page, run_on
-from freshet.processes.pulse import process_name
+from freshet.processes.naming import process_name
 from freshet.processes.trainer import Options, Shared, Trainer
 from freshet.settings import Settings
 from storage.health import Beat

@@ -38,7 +38,7 @@ def test_every_figure_is_there_and_every_answer_held_its_event(tmp_path: Path) -
     refresh = found["refresh"]
     assert refresh["items"] > 20
     assert refresh["delay_ms"]["count"] > 0 and 0 < refresh["delay_ms"]["p50"] <= refresh["delay_ms"]["p99"]
-    assert refresh["dirty_max"] >= refresh["dirty_last"] and len(refresh["dirty"]) > 5
+    assert refresh["dirty"] and refresh["dirty_max"] >= refresh["dirty_last"] >= 0, "at least once: a busy machine looks seldom"
 
 
 def test_an_item_is_dirty_from_the_first_mark_that_was_seen_to_the_upsert() -> None:

@@ -28,7 +28,7 @@ STOP_S_MAX = 10.0
 
 @dataclass
 class Cluster:
-    """Services of its own, which may be taken away, and one worker's process."""
+    """Services that may be taken away, and one worker's process."""
 
     kafka: KafkaServer
     redis: RedisServer
@@ -50,24 +50,31 @@ class Cluster:
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Until it is so, while the worker lives."""
-        wait_until(ready, seconds=90, alive=lambda: self.worker.poll() is None, every=0.2)
+        wait_until(ready, seconds=150, alive=lambda: self.worker.poll() is None, every=0.2)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, RedisServer]]:
+    """Services beside the shared ones, which may be taken away; the test that comes last kills one."""
+    kafka_server(), redis_server()  # skips where they are not installed
+    folder = tmp_path_factory.mktemp("page")
+    with KafkaServer(folder / "kafka") as kafka, RedisServer(folder / "redis") as redis:
+        create(Kafka(kafka.bootstrap), partitions=2, replicas=1)
+        yield kafka, redis
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    kafka_server(), redis_server()  # skips where they are not installed
-    with KafkaServer(tmp_path / "kafka") as kafka, RedisServer(tmp_path / "redis") as redis:
-        create(Kafka(kafka.bootstrap), partitions=2, replicas=1)
-        with worker(kafka, redis, tmp_path / "worker.log") as made:
-            made.wait(lambda: made.status() == 200 and made.metric('freshet_worker_partitions{topic="events"}') == 2)
-            yield made
+def cluster(services: tuple[KafkaServer, RedisServer], tmp_path: Path) -> Iterator[Cluster]:
+    with worker(*services, tmp_path / "worker.log") as made:
+        made.wait(lambda: made.status() == 200 and made.metric('freshet_worker_partitions{topic="events"}') == 2)
+        yield made
 
 
 @contextmanager
 def worker(kafka: KafkaServer, redis: RedisServer, log: Path) -> Iterator[Cluster]:
     port = free_port()
     settings = {"KAFKA": kafka.bootstrap, "REDIS": redis.url, "PARTITIONS": "2", "PAGE_PORT": str(port), "REDIS_PASSWORD": ""}
-    settings["STORE"] = str(log.with_name("store"))
+    settings |= {"STORE": str(log.with_name("store")), "KAFKA_GROUP": f"worker-{port}"}  # nobody waits for the session of one before
     environment = os.environ | {f"FRESHET_{name}": value for name, value in settings.items()}
     with log.open("wb") as sink:
         process = subprocess.Popen([sys.executable, "-m", "freshet", "worker"], cwd=ROOT, env=environment, stdout=sink, stderr=sink)
@@ -85,6 +92,15 @@ def ended_after(cluster: Cluster) -> float:
     return time.monotonic() - began
 
 
+def test_a_redis_that_hangs_is_named_and_sigterm_ends_the_worker_all_the_same(cluster: Cluster) -> None:
+    cluster.redis.pause()
+    try:
+        cluster.wait(lambda: "service_away service=redis" in cluster.log.read_text())
+        assert ended_after(cluster) < STOP_S_MAX
+    finally:
+        cluster.redis.resume()
+
+
 def test_the_page_tells_what_is_applied_and_fails_when_kafka_goes_away(cluster: Cluster) -> None:
     messages = make_messages(random.Random(2), replace(SMALL, partitions=2), count=60)
     with KafkaLog(Kafka(cluster.kafka.bootstrap)) as log:
@@ -100,12 +116,3 @@ def test_the_page_tells_what_is_applied_and_fails_when_kafka_goes_away(cluster: 
     assert ended_after(cluster) < STOP_S_MAX
     told = [line for line in cluster.log.read_text().splitlines() if "service_away" in line]
     assert len(told) == 1 and "service=kafka" in told[0], cluster.log.read_text()
-
-
-def test_a_redis_that_hangs_is_named_and_sigterm_ends_the_worker_all_the_same(cluster: Cluster) -> None:
-    cluster.redis.pause()
-    try:
-        cluster.wait(lambda: "service_away service=redis" in cluster.log.read_text())
-        assert ended_after(cluster) < STOP_S_MAX
-    finally:
-        cluster.redis.resume()

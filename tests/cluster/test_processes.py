@@ -27,7 +27,7 @@ from tests.services import kafka_server
 ROOT = Path(__file__).resolve().parents[2]
 QDRANT = os.environ.get("FRESHET_TEST_QDRANT_URL")
 WORLD = WorldConfig(seed=1, users=80, items=120, events=3000)
-STARTED_S, LEARNED_S, STOP_S = 60.0, 80.0, 10.0
+STARTED_S, LEARNED_S, SEEN_S, STOP_S = 120.0, 180.0, 60.0, 10.0
 
 
 class Installation:
@@ -148,8 +148,8 @@ def test_a_world_goes_through_and_everything_is_answered_from_it(site: Installat
     assert then["fresh"] is True
     assert taken not in [item["item_id"] for item in then["items"]], "what was just taken is not offered again"
     site.post("/v1/entities", {"kind": "item", "id": "newborn", "title": first["items"][0]["title"], "ts_ms": int(time.time() * 1000)})
-    wait_until(lambda: bool(site.get("/v1/items/newborn/similar", k=3).get("items")), seconds=20)
-    wait_until(lambda: msgspec.json.decode(site.run("lag", "--json").stdout)["lag_records"] == 0, seconds=30)
+    wait_until(lambda: bool(site.get("/v1/items/newborn/similar", k=3).get("items")), seconds=SEEN_S)
+    wait_until(lambda: msgspec.json.decode(site.run("lag", "--json").stdout)["lag_records"] == 0, seconds=SEEN_S)
 
 
 def test_an_api_that_is_killed_and_started_again_answers(site: Installation) -> None:
@@ -166,7 +166,7 @@ def test_an_api_that_is_killed_and_started_again_answers(site: Installation) -> 
 
 
 def test_a_second_api_on_the_same_folder_is_told_so_in_one_line(site: Installation) -> None:
-    second = site.run("api", "--port", str(free_port()), seconds=40)
+    second = site.run("api", "--port", str(free_port()), seconds=STARTED_S)
     assert second.returncode == 1
     (line,) = [line for line in second.stderr.splitlines() if line.startswith("error")]
     assert "is in use by process" in line and "Traceback" not in second.stderr
@@ -175,12 +175,12 @@ def test_a_second_api_on_the_same_folder_is_told_so_in_one_line(site: Installati
 
 def test_a_redis_that_is_restarted_is_found_again_by_all(site: Installation) -> None:
     site.redis.stop()
-    wait_until(lambda: site.status_code("api", "/v1/users/u3/recommendations") == 503, seconds=20)
-    wait_until(lambda: all("store_away" in site.output(name) for name in ("api", "trainer")), seconds=20)
+    wait_until(lambda: site.status_code("api", "/v1/users/u3/recommendations") == 503, seconds=SEEN_S)
+    wait_until(lambda: all("store_away" in site.output(name) for name in ("api", "trainer")), seconds=SEEN_S)
     assert site.status_code("api") == 200, "to start the process anew would bring nothing back"
     site.redis.start()
-    wait_until(lambda: site.status_code("api", "/v1/users/u3/recommendations") == 200, seconds=30)
-    wait_until(lambda: "view_loaded_again" in site.output("api"), seconds=10)
+    wait_until(lambda: site.status_code("api", "/v1/users/u3/recommendations") == 200, seconds=SEEN_S)
+    wait_until(lambda: "view_loaded_again" in site.output("api"), seconds=SEEN_S)
     number = site.event("u3", "i7")
     assert site.get("/v1/users/u3/recommendations", k=3, min_number=number, wait_ms=5000)["fresh"] is True
     assert site.output("api").count("store_away") <= 3, "once a minute of each kind"
@@ -241,10 +241,10 @@ def test_with_a_qdrant_server_a_refresher_fills_it_and_two_apis_answer_from_it(t
             wait_until(lambda: answers_from(site) is not None, seconds=LEARNED_S)
             version = answers_from(site)
             second = f"{site.address('second')}/v1/users/u1/recommendations"
-            wait_until(lambda: httpx.get(second, timeout=20).json()["model"] == version, seconds=20)
+            wait_until(lambda: httpx.get(second, timeout=20).json()["model"] == version, seconds=SEEN_S)
             site.post("/v1/entities", {"kind": "item", "id": "newborn", "title": "Rook", "ts_ms": int(time.time() * 1000)})
             similar = f"{site.address('second')}/v1/items/newborn/similar"
-            wait_until(lambda: bool(httpx.get(similar, timeout=20).json().get("items")), seconds=20)
+            wait_until(lambda: bool(httpx.get(similar, timeout=20).json().get("items")), seconds=SEEN_S)
             took = {name: site.stop(name) for name in ("trainer", "refresher", "second", "api", "worker")}
             assert max(took.values()) < STOP_S, took
         finally:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 import uuid
 from collections.abc import Sequence
@@ -55,13 +56,25 @@ from tests.cluster.secured_installation import (
 )
 
 OPEN = """
-import time; from freshet.cluster import services; from freshet.settings import Settings
+import json, os, sys, time; from freshet.cluster import services; from freshet.settings import Settings
+children = {}
+for way, environment in json.loads(sys.argv[1]).items():
+    children[way] = os.fork()
+    if not children[way]:
+        output = os.open(os.path.join(sys.argv[2], way), os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os.environ.update(environment)
+        break
+else:
+    print(json.dumps({way: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for way, child in children.items()}))
+    sys.exit()
 began = time.monotonic()
 try:
     with services(Settings()): pass
 finally:
     print(f"after {time.monotonic() - began:.1f} s", flush=True)
 """
+"""Opens the services in a process for each of many ways, all of which begin where everything is loaded."""
 REFUSED_S = 40.0
 
 
@@ -99,14 +112,13 @@ def refused() -> dict[str, tuple[int, str]]:
         "stranger": site.stranger.ca, "mutual": site.kafka.mutual,
         "redis://": site.redis.url.replace("rediss", "redis"),
     }  # fmt: skip
-    children, found = {}, {}
+    ways = {}
     for name, (given, _) in WRONG_WAYS.items():
-        changes = {key: places.get(value, value) for key, value in given.items()}
-        children[name] = freshet("-c", OPEN, environment=site.environment("worker", **changes))
-    for name, child in children.items():
-        told, _ = child.communicate(timeout=150)
-        found[name] = (child.returncode, told)
-    return found
+        ways[name] = site.environment("worker", **{key: places.get(value, value) for key, value in given.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        told, _ = freshet("-c", OPEN, json.dumps(ways), folder, environment={}).communicate(timeout=150)
+        statuses: dict[str, int] = json.loads(told.splitlines()[-1])
+        return {name: (status, (Path(folder) / name).read_text()) for name, status in statuses.items()}
 
 
 @pytest.mark.parametrize("way", WRONG_WAYS)

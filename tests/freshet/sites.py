@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from freshet.engine import Engine
-from freshet.learning.learn import Inputs, Job, Report, archived, run, stored_contents
+from freshet.learning.job import Job, Report
+from freshet.learning.learn import Inputs, archived, run, stored_contents
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.learning.learn import Report
+from freshet.learning.job import Report
 from freshet.version_files import REPORT_FILE
 from tests.freshet.followed import trained
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
-from freshet.learning.learn import Job, Past, archived, cut_archive, stored_contents
+from freshet.learning.job import Job
+from freshet.learning.learn import Past, archived, cut_archive, stored_contents
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, MODEL_FILE
 from serving.lookup import COUNTING

@@ -9,7 +9,8 @@ import pytest
 
 from encoders.blend import Blend
 from encoders.model import Model
-from freshet.learning.learn import Inputs, Job, Report, archived, cut_archive, run
+from freshet.learning.job import Job, Report
+from freshet.learning.learn import Inputs, archived, cut_archive, run
 from freshet.learning.learn_cluster import one_stream
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
 from serving.sources import SOURCES

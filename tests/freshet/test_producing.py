@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.access import LocalSite
 from freshet.commands.producing import FLUSH_LINES, produce_entities, produce_events, publishing
+from freshet.opened import LocalSite
 from freshet.readers.choose import open_events
 from freshet.settings import Settings
 from storage.log import JSON, Entry, LogFull, Position, Record

@@ -9,7 +9,8 @@ from qdrant_client import QdrantClient
 
 from bench.services import wait_until
 from freshet.clock import now_ms
-from freshet.processes.pulse import NAME_MAX, Pulse, process_name
+from freshet.processes.naming import NAME_MAX, process_name
+from freshet.processes.pulse import Pulse
 from storage.vectors_local import VectorServer
 from tests.freshet.followed import Followed, node
 

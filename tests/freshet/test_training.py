@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from freshet.learning.learn import Job, Report
-from freshet.learning.training import Outcome, Training
+from freshet.learning.job import Job, Outcome, Report
+from freshet.learning.training import Training
 from freshet.service import BUILD_ITEMS, Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig

@@ -1,0 +1,58 @@
+"""What a training is asked for and what comes of it: known to who starts one, who need not load what it takes to train.
+
+Job(out="data/training/1", kind=TRUNK, parent=None, data="data")
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+TRUNK: Final = "trunk"
+HEAD: Final = "head"
+
+
+class Job(msgspec.Struct):
+    """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
+
+    `data` is the folder of an embedded server. Without one the environment names the cluster's services, and all that is archived is read.
+    """
+
+    out: str
+    kind: str
+    parent: str | None
+    partitions: int = 1
+    data: str | None = None
+    below: int | None = None
+    seed: int = 0
+    seconds_max: float = 60.0
+    steps_max: int = 450
+    new_events: int = 5000
+    blend_events: int = 1500
+    gate_events: int = 4000
+    threads: int = 1
+
+
+class Report(msgspec.Struct):
+    """What came of it: the gate's decision with its numbers, and what the candidate learned."""
+
+    promote: bool
+    reason: str
+    numbers: dict[str, float]
+    as_of_number: int
+    events: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training's end, as recorded: promoted, refused or failed, with the reason and the numbers."""
+
+    version: str
+    kind: str
+    promoted: bool
+    reason: str
+    numbers: dict[str, float]
+    at_ms: int
+    events: int
