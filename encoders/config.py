@@ -27,6 +27,8 @@ class ModelConfig:
     id_dropout: float = 0.1
     neighbour_dropout: float = 0.5
     cold_dropout: float = 0.15  # items that show their content alone, as one that was just born does
+    surroundings: bool = True  # off: an item is its id row and its text alone, `table.py` instead of `unified.py`
+    clock: bool = True  # off: how long the next question was in coming is not heard, for data whose times mean nothing
 
     def __post_init__(self) -> None:
         counts = (self.dim, self.item_heads, self.user_layers, self.user_heads, self.history_len, self.neighbours_max, self.head_hidden)

@@ -23,6 +23,7 @@ from encoders.base import F32s, HistoryBatch, I64s, ItemFeatures, U8s, U64s
 from encoders.config import ModelConfig
 from encoders.heads import ResidualHead
 from encoders.single_user import PreparedUser
+from encoders.table import ItemTable
 from encoders.transformer import CausalTransformer
 from encoders.unified import ItemTensors, UnifiedEncoder
 
@@ -42,7 +43,7 @@ class Model(nn.Module):
         super().__init__()
         assert (np.diff(ids.astype(object)) > 0).all(), "ids must ascend and differ"
         self.config, self.ids = config, ids
-        self.tower = UnifiedEncoder(config, rows=len(ids) + 1)
+        self.tower = (UnifiedEncoder if config.surroundings else ItemTable)(config, rows=len(ids) + 1)
         self.user = CausalTransformer(config)
         self.head = ResidualHead(config.dim, config.head_hidden, temperature=config.temperature)
         self._prepared: PreparedUser | None = None

@@ -43,12 +43,9 @@ class PreparedUser:
         with torch.inference_mode():
             self.history_len = trunk.history_len
             item = Affine.of(trunk.item, scale_in=trunk.item.in_features**0.5)
-            self.entry = (
-                _layer(item),
-                trunk.start.detach().numpy().copy(),
-                trunk.action.weight.detach().numpy().copy(),
-                _layer(Affine.of(trunk.gap)),
-            )
+            start, actions = trunk.start.detach().numpy().copy(), trunk.action.weight.detach().numpy().copy()
+            deaf = Affine(np.zeros((2, len(start)), dtype=np.float32), np.zeros_like(start))  # a trunk without a clock hears no gap
+            self.entry = (_layer(item), start, actions, _layer(Affine.of(trunk.gap) if trunk.gap is not None else deaf))
             self.bias = trunk.attention_bias(trunk.history_len + 1).numpy().copy()
             blocks = [block for block in trunk.blocks if isinstance(block, Block)]
             self.heads, self.blocks = blocks[0].heads, tuple(_layers(block) for block in blocks)

@@ -26,7 +26,7 @@ class CausalTransformer(nn.Module):
         self.history_len = config.history_len
         self.item = nn.Linear(config.dim, config.dim)
         self.action = nn.Embedding(ACTION_CODES, config.dim)
-        self.gap = nn.Linear(2, config.dim)
+        self.gap = nn.Linear(2, config.dim) if config.clock else None
         self.start = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.distance = nn.Parameter(torch.zeros(config.user_heads, config.history_len + 1))  # the last column is the start token's
         hidden = 4 * config.dim
@@ -40,8 +40,10 @@ class CausalTransformer(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "B L D"], actions: Int[Tensor, "B L"], gaps_ms: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B L D"]:
-        """Position t depends on actions 0..t and on the time of the question after t; a padded position is an empty history."""
-        heard = self.item(vectors * vectors.shape[-1] ** 0.5) + self.action(actions) + self.gap(gap_features(gaps_ms))
+        """Position t depends on actions 0..t and, with a clock, on the time of the question after t; a padded one is an empty history."""
+        heard = self.item(vectors * vectors.shape[-1] ** 0.5) + self.action(actions)
+        if self.gap is not None:
+            heard = heard + self.gap(gap_features(gaps_ms))
         x = torch.where(mask[:, :, None], self.dropout(heard), self.start)
         x = torch.cat([self.start.expand(len(x), 1, -1), x], dim=1)  # (B, 1 + L, D)
         shown = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)

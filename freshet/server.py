@@ -9,6 +9,8 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -17,6 +19,7 @@ import numpy as np
 from freshet.access import SERVER_FILE
 from freshet.clock import now_ms
 from freshet.engine import Engine
+from freshet.learning.adopting import adopt
 from freshet.learning.asking import Asking
 from freshet.learning.training import Outcome, Training
 from freshet.listening import bound, lifespan, run_on
@@ -169,13 +172,16 @@ class Runner(threading.Thread):
             self._metrics.model(current.live.version, generation=current.live.generation, collection=current.live.collection)
 
 
-def run_server(settings: Settings) -> None:
-    """Serve the folder until SIGTERM or SIGINT; then finish the round, note a clean close, and return.
+def run_server(settings: Settings, model: Path | None = None) -> None:
+    """Serve the folder until SIGTERM or SIGINT; then finish the round, note a clean close, and return. A `model` file goes live first.
 
-    Raises `FolderBusy`, `ShapeChanged`, `Gap` before the first request is taken, OSError when the port is taken.
+    Raises `FolderBusy`, `ShapeChanged`, `Gap`, `CheckpointError` before the first request is taken, OSError when the port is taken.
     """
-    with Engine(settings) as engine:
+    with Engine(settings) as engine, ExitStack() as held:
         service = Service(engine)
+        held.callback(service.close)
+        if model is not None:
+            adopt(service, model, now_ms=now_ms())
         metrics = Metrics()
         training = Training(service, trunk_every=settings.trunk_every, cadence=_cadence(settings), seconds_max=settings.train_seconds_max)
         runner = Runner(service, training, metrics, _asking(service, settings))
@@ -187,7 +193,6 @@ def run_server(settings: Settings) -> None:
                 run_on(listener, app)
         finally:
             (settings.data / SERVER_FILE).unlink(missing_ok=True)
-            service.close()
 
 
 def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:

@@ -190,6 +190,10 @@ class Serving:
             vectors.close()
         self.folder.close()
 
+    def next_generation(self) -> int:
+        """A number that neither a version nor a collection has."""
+        return max([*(version.generation for version in self.registry.versions()), *self.folder.generations()], default=0) + 1
+
     def _target(self, loaded: Loaded, *, kept: bool = False) -> Target:
         facts = self._facts.setdefault(
             loaded.model.config.neighbours_max, self.view.facts(neighbours_max=loaded.model.config.neighbours_max)

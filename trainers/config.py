@@ -36,7 +36,7 @@ class TrainConfig:
     whole_max: int = 4096  # up to so many items, all are embedded and compared with at every step
     uniform: int = 512
     sketch_tau: float = 10_000.0  # draws
-    chunk_rows: int = 512
+    chunk_rows: int = 128
     exclude_seen: bool = True  # what a user had is no candidate; off where people come back to items
     shuffle_ties: bool = True
     own_graph: bool = True  # neighbours and degree from the training events instead of the live ones

@@ -15,11 +15,13 @@ import torch
 
 from encoders.base import I64s, ItemFeatures
 from encoders.model import Model
+from trainers.batches import Batches
 from trainers.config import TrainConfig
 from trainers.graph import placed, surrounded
 from trainers.metrics import summary
 from trainers.objective import Objective
-from trainers.samples import EventColumns, Windows, windows
+from trainers.samples import EventColumns, Placed, Windows, windows
+from trainers.saved import Saved
 from trainers.validation import validation_ranks
 
 Progress = Callable[[int, int, float, float], None]  # step, steps_max, loss, MRR on validation
@@ -27,7 +29,7 @@ Progress = Callable[[int, int, float, float], None]  # step, steps_max, loss, MR
 
 @dataclass(frozen=True)
 class Trained:
-    """The best model, in eval mode; its figures on the validation tail; steps and seconds taken, and the step that was best."""
+    """The best model, in eval mode; its figures on validation; steps and seconds taken, and the step that was best."""
 
     model: Model
     metrics: dict[str, float]
@@ -36,15 +38,29 @@ class Trained:
     seconds: float
 
 
-def no_progress(step: int, steps: int, loss: float, metric: float) -> None:
-    """Report to nobody."""
+@dataclass(frozen=True)
+class Lesson:
+    """What a run learns, on a catalogue's features, and how weights are judged: ranks on validation; without `ask` the last are kept."""
+
+    features: ItemFeatures
+    past: Placed
+    ask: Callable[[Model], I64s] | None
+
+
+@dataclass(frozen=True)
+class Going:
+    """Who is told of a run: `checked` at each check, `stepped` after each step (spent part of the budget, loss), `saving` at each check."""
+
+    checked: Progress = lambda step, steps, loss, metric: None
+    stepped: Callable[[float, float], None] = lambda spent, loss: None
+    saving: Callable[[Saved], None] | None = None
 
 
 class Trainer:
     """Owns the budget and the clock; every `train` starts from nothing or from the live model."""
 
-    def __init__(self, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic, progress: Progress = no_progress) -> None:
-        self.config, self.clock, self.progress = config, clock, progress
+    def __init__(self, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic, going: Going | None = None) -> None:
+        self.config, self.clock, self.going = config, clock, going or Going()
 
     def train(self, columns: EventColumns, features: ItemFeatures, live: Model | None = None) -> Trained:
         """The weights that rank the newest `validation_share` of the events best, having learned only from those before.
@@ -56,55 +72,111 @@ class Trainer:
         split = len(events) - max(1, min(int(len(events) * self.config.validation_share), self.config.validation_max))
         if split < 2:
             raise ValueError(f"{len(events)} events on known items are too few to train on; at least 3 are needed")
-        model, past = started(self.config, features, live), events.take(slice(0, split))
+        past = events.take(slice(0, split))
         known = surrounded(features, past.columns) if self.config.own_graph else features
         newest = windows(events.columns, self.config.model.history_len, asked=np.arange(len(events)) >= split)
 
-        def ask() -> I64s:
+        def ask(model: Model) -> I64s:
             return validation_ranks(model, known, events, asked=newest, exclude_seen=self.config.exclude_seen)
 
+        return self.run(started(self.config, features, live), Lesson(known, past, ask))
+
+    def run(self, model: Model, lesson: Lesson, *, key: str = "", saved: Saved | None = None) -> Trained:
+        """Train this model on a lesson cut elsewhere; `saved` (of the same `key`) goes on where it was taken.
+
+        The seconds already spent count. The caller's torch random state is left alone. Raises ValueError without an event to learn from.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return self._run(model, Objective(self.config, model, features=known, events=past), ask)
+            run = _Run(model, Objective(self.config, model, features=lesson.features, events=lesson.past), self.config)
+            if saved is not None:
+                run.go_on(saved)
+            else:
+                run.metrics = _judged(lesson, model)
+            return self._run(run, lesson, key)
 
-    def _run(self, model: Model, objective: Objective, ask: Callable[[], I64s]) -> Trained:
-        config, began = self.config, self.clock()
-        optimiser = optimiser_of(model, config)
-        # The live model (or chance) is the one to beat: a run that makes it worse returns it.
-        best, best_step, metrics = weights_of(model), 0, summary(ask())
-        step, loss, waited = 0, math.nan, 0
-        for step, batch in enumerate(self._batches(objective), start=1):
-            spent = max(step / config.steps_max, (self.clock() - began) / config.seconds_max)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, step, spent)
-            model.train()
-            optimiser.zero_grad(set_to_none=True)
-            loss = objective.backward(batch)
-            torch.nn.utils.clip_grad_norm_(trunk_parameters(model), config.clip_norm)
-            optimiser.step()
-            if step % config.check_every and spent < 1:
+    def _run(self, run: "_Run", lesson: Lesson, key: str) -> Trained:
+        config, began = self.config, self.clock() - run.seconds
+        for batch in run.batches():
+            run.step += 1
+            spent = max(run.step / config.steps_max, (self.clock() - began) / config.seconds_max)
+            loss = run.learn(batch, learning_rate(config, run.step, spent))
+            self.going.stepped(min(1.0, spent), loss)
+            if run.step % config.check_every and spent < 1:
                 continue
-            model.eval()
-            found = summary(ask())
-            better = found["MRR"] > metrics["MRR"]
-            if better:
-                best, best_step, metrics = weights_of(model), step, found
-            waited = 0 if better else waited + 1
-            self.progress(step, config.steps_max, loss, found["MRR"])
-            if spent >= 1 or waited >= config.patience:
+            run.judge(_judged(lesson, run.model.eval()))
+            run.seconds = self.clock() - began
+            self.going.checked(run.step, config.steps_max, loss, run.latest)
+            if self.going.saving is not None:
+                self.going.saving(run.saved(key))
+            if spent >= 1 or run.waited >= config.patience:
                 break
-        model.load_state_dict(best)
-        model.zero_grad(set_to_none=True)
-        return Trained(model.eval(), metrics, step, best_step, self.clock() - began)
+        run.model.load_state_dict(run.best)
+        run.model.zero_grad(set_to_none=True)
+        return Trained(run.model.eval(), run.metrics, run.step, run.best_step, self.clock() - began)
 
-    def _batches(self, objective: Objective) -> Iterator[Windows]:
-        """Windows in random order, cut anew for every pass, without end."""
-        random = np.random.default_rng(self.config.seed)
+
+class _Run:
+    """Everything that changes while a trunk is trained."""
+
+    def __init__(self, model: Model, objective: Objective, config: TrainConfig) -> None:
+        # The live model (or chance) is the one to beat: a run that makes it worse returns it.
+        self.model, self.objective, self.config, self.best = model, objective, config, weights_of(model)
+        self.optimiser = optimiser_of(model, config)
+        self.metrics: dict[str, float] = {}
+        self.step = self.best_step = self.waited = 0
+        self.seconds, self.latest = 0.0, math.nan
+        self._batches = Batches(objective.events.columns, config)
+
+    def batches(self) -> Iterator[Windows]:
+        """Without end."""
         while True:
-            cut = windows(objective.events.columns, self.config.model.history_len, generator=random if self.config.shuffle_ties else None)
-            order = random.permutation(len(cut))
-            for start in range(0, len(cut), self.config.batch_windows):
-                yield cut.take(order[start : start + self.config.batch_windows])
+            yield next(self._batches)
+
+    def learn(self, batch: Windows, rate: float) -> float:
+        """One step; returns its loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.objective.backward(batch)
+        torch.nn.utils.clip_grad_norm_(trunk_parameters(self.model), self.config.clip_norm)
+        self.optimiser.step()
+        return loss
+
+    def judge(self, found: dict[str, float]) -> None:
+        """Keep the weights if they rank better than the best so far, or if nobody ranks."""
+        better = not found or found["MRR"] > self.metrics["MRR"]
+        if better:
+            self.best, self.best_step, self.metrics = weights_of(self.model), self.step, found
+        self.waited, self.latest = 0 if better else self.waited + 1, found.get("MRR", math.nan)
+
+    def saved(self, key: str) -> Saved:
+        """Everything, to go on from."""
+        plain = {
+            "step": self.step, "best_step": self.best_step, "waited": self.waited, "seconds": self.seconds, "metrics": self.metrics,
+            "batches": self._batches.state(), "objective": self.objective.state(),
+        }  # fmt: skip
+        tensors = {
+            "weights": weights_of(self.model), "best": self.best, "random": {"torch": torch.get_rng_state()},
+            "sketch": {"counts": torch.from_numpy(self.objective.sketch.counts.copy())},
+        }  # fmt: skip
+        return Saved(key, plain, tensors, self.optimiser.state_dict())
+
+    def go_on(self, saved: Saved) -> None:
+        """Stand where this was saved."""
+        plain = saved.plain
+        self.step, self.best_step, self.waited = plain["step"], plain["best_step"], plain["waited"]
+        self.seconds, self.metrics, self.best = plain["seconds"], plain["metrics"], saved.tensors["best"]
+        self.model.load_state_dict(saved.tensors["weights"])
+        self.optimiser.load_state_dict(saved.optimiser)
+        self._batches.go_on(plain["batches"])
+        self.objective.go_on(plain["objective"], saved.tensors["sketch"]["counts"].numpy())
+        torch.set_rng_state(saved.tensors["random"]["torch"])
+
+
+def _judged(lesson: Lesson, model: Model) -> dict[str, float]:
+    return summary(lesson.ask(model)) if lesson.ask is not None else {}
 
 
 def started(config: TrainConfig, features: ItemFeatures, live: Model | None) -> Model:

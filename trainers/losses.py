@@ -74,19 +74,35 @@ class Contrast:
 def chunked_gradients(contrast: Contrast, *, chunk: int, weight: float = 1.0) -> tuple[float, list[tuple[Tensor, Tensor]]]:
     """The loss `weight * contrast.mean()`, and (tensor, its gradient) for each of the four tensors that needs one.
 
-    With the logits of `chunk` rows alive at a time and no second forward: 1 queries, positives, pool and temperature become leaves; 2 each
-    chunk's share of the loss runs backward into them; 3 `carry_on` takes their gradients on into whatever made the four, for all losses
-    of a step at once. Source: papers 1.4, CHUNKED SOFTMAX.
+    With the logits of `chunk` rows alive at a time and no graph over them: 1 each chunk's softmax is its own gradient but for what was
+    taken, so logits are exponentiated once and in place; 2 `carry_on` takes the gradients of queries, positives, pool and temperature on
+    into whatever made them, for all losses of a step at once. Source: papers 1.4, CHUNKED SOFTMAX; the gradient is that of `mean` (tested).
     """
-    whole = [contrast.queries, contrast.positives, contrast.pool, contrast.temperature]
-    queries, positives, pool, temperature = leaves = [part.detach().requires_grad_(part.requires_grad) for part in whole]
-    cut = Contrast(queries, positives, pool, temperature, contrast.log_q, contrast.hidden, contrast.positive_log_q)
-    total, rows = 0.0, len(queries)
-    for start in range(0, rows, chunk):
-        part = cut.rows(start, min(start + chunk, rows)).sum() * (weight / rows)
-        part.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        total += float(part.detach())
-    return total, [(made, leaf.grad) for made, leaf in zip(whole, leaves, strict=True) if leaf.grad is not None]
+    rows, total = len(contrast.queries), 0.0
+    of_queries, of_positives, of_pool = (torch.zeros_like(part) for part in (contrast.queries, contrast.positives, contrast.pool))
+    of_temperature = torch.zeros_like(contrast.temperature)
+    with torch.no_grad():
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            queries, positives = contrast.temperature * contrast.queries[part], contrast.positives[part]
+            taken = (queries * positives).sum(dim=1)
+            if contrast.positive_log_q is not None:
+                taken = taken - contrast.positive_log_q[part]
+            shares = torch.addmm(-contrast.log_q, queries, contrast.pool.T).masked_fill_(contrast.hidden[part], HIDDEN)
+            top = torch.maximum(shares.amax(dim=1), taken) if shares.shape[1] else taken
+            shares.sub_(top[:, None]).exp_()
+            whole = shares.sum(dim=1) + (taken - top).exp()
+            total += float((whole.log() + top - taken).sum())
+            shares.mul_((weight / rows / whole)[:, None])
+            missing = ((taken - top).exp() / whole - 1.0)[:, None] * (weight / rows)  # what the positive's share lacks of 1
+            moved = shares @ contrast.pool + missing * positives
+            of_queries[part] = contrast.temperature * moved
+            of_positives[part] = missing * queries
+            of_pool.addmm_(shares.T, queries)
+            of_temperature += (moved * contrast.queries[part]).sum()
+    whole_parts = (contrast.queries, of_queries), (contrast.positives, of_positives), (contrast.pool, of_pool)
+    made = (*whole_parts, (contrast.temperature, of_temperature))
+    return total * weight / rows, [(tensor, gradient) for tensor, gradient in made if tensor.requires_grad]
 
 
 def carry_on(parts: list[tuple[Tensor, Tensor]]) -> None:

@@ -4,13 +4,14 @@ loss = Objective(config, model, features=features, events=events).backward(batch
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.base import I64s, ItemFeatures
+from encoders.base import F64s, I64s, ItemFeatures
 from encoders.model import Model
 from trainers.config import TrainConfig
 from trainers.losses import Contrast, carry_on, chunked_gradients
@@ -64,6 +65,16 @@ class Objective:
         carried = [chunked_gradients(contrast, chunk=self.config.chunk_rows, weight=weight) for weight, contrast in losses]
         carry_on([part for _, parts in carried for part in parts])
         return sum(value for value, _ in carried)
+
+    def state(self) -> dict[str, Any]:
+        """What changes from step to step but for the sketch's counters, as JSON can hold it."""
+        sketch = self.sketch
+        return {"random": self.random.bit_generator.state, "drawn": self.drawn, "total": sketch.total, "landmark": sketch.landmark}
+
+    def go_on(self, state: dict[str, Any], counts: F64s) -> None:
+        """Stand where a state was taken, with the sketch's counters of then."""
+        self.random.bit_generator.state, self.drawn = state["random"], state["drawn"]
+        self.sketch.counts, self.sketch.total, self.sketch.landmark = counts, state["total"], state["landmark"]
 
     def _step(self, batch: Windows, taken: I64s, pairs: I64s) -> Step:
         """Every item the step touches is embedded once, with gradients: the whole catalogue where that is small."""

@@ -78,6 +78,17 @@ class Windows:
         """These windows."""
         return Windows(self.inputs[chosen], self.targets[chosen], self.order, self.begins[chosen], self.firsts[chosen])
 
+    def lengths(self) -> I64s:
+        """(W,) slots from the first input or target on."""
+        used = (self.inputs >= 0) | (self.targets >= 0)
+        found: I64s = used.shape[1] - used.argmax(axis=1)
+        return found
+
+    def trimmed(self) -> "Windows":
+        """Without the slots on the left that no window uses."""
+        kept = slice(self.inputs.shape[1] - int(self.lengths().max(initial=1)), None)
+        return Windows(self.inputs[:, kept], self.targets[:, kept], self.order, self.begins, self.firsts)
+
 
 def by_user(columns: EventColumns, generator: np.random.Generator | None = None) -> tuple[I64s, I64s]:
     """(order (E,), offsets (users + 1,)): positions by user, then event time, then log order (history order).
@@ -92,30 +103,42 @@ def by_user(columns: EventColumns, generator: np.random.Generator | None = None)
 
 
 def windows(
-    columns: EventColumns, history_len: int, *, asked: Bools | None = None, generator: np.random.Generator | None = None
+    columns: EventColumns,
+    history_len: int,
+    *,
+    asked: Bools | None = None,
+    generator: np.random.Generator | None = None,
+    phases: np.random.Generator | None = None,
 ) -> Windows:
     """Every event (of `asked` (E,), if given) is a target exactly once, with at least half a window of history where there is as much.
 
     A user's first window predicts up to L events, each further one the next L // 2. Windows without a target are left out. Users in
-    ascending id order. `generator`: see `by_user`.
+    ascending id order. `generator`: see `by_user`. With `phases` windows lie end to end instead: a user of more than L events has a first
+    window of a length drawn from 1..L, the others predict L events each, of which the first see little of what came before.
     """
     order, offsets = by_user(columns, generator)
-    cuts = [cut for begin, end in pairwise(offsets) for cut in _cuts(int(begin), int(end), history_len)]
+    users, step = list(pairwise(offsets.tolist())), history_len if phases is not None else max(1, history_len // 2)
+    firsts = np.full(len(users), history_len)
+    if phases is not None:
+        drawn = phases.integers(1, history_len + 1, size=len(users))
+        firsts = np.where(np.diff(offsets) > history_len, drawn, history_len)
+    cuts = [cut for (begin, end), first in zip(users, firsts.tolist(), strict=True) for cut in _cuts(begin, end, first, step)]
     table = np.array(cuts, dtype=np.int64).reshape(-1, 3)  # user's begin, first target, end of targets: places in `order`
-    begins, firsts, ends = table.T
+    begins, asked_from, ends = table.T
     places = ends[:, None] - 1 - history_len + np.arange(history_len)  # (W, L) of the inputs; targets stand one further
     inputs = np.where(places >= begins[:, None], order[places.clip(min=0)], -1)
-    targets = np.where(places + 1 >= firsts[:, None], order[(places + 1).clip(min=0)], -1)
+    targets = np.where(places + 1 >= asked_from[:, None], order[(places + 1).clip(min=0)], -1)
     if asked is not None:
         targets = np.where((targets >= 0) & asked[targets], targets, -1)
     found = Windows(inputs, targets, order, begins, np.maximum(ends - 1 - history_len, begins))
     return found.take(np.flatnonzero((targets >= 0).any(axis=1)))
 
 
-def _cuts(begin: int, end: int, history_len: int) -> list[tuple[int, int, int]]:
+def _cuts(begin: int, end: int, length: int, step: int) -> list[tuple[int, int, int]]:
+    """A window of `length` targets, then windows of `step`."""
     cuts, first = [], begin
     while first < end:
-        last = min(end, first + (history_len if first == begin else max(1, history_len // 2)))
+        last = min(end, first + (length if first == begin else step))
         cuts.append((begin, first, last))
         first = last
     return cuts

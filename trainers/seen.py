@@ -22,4 +22,6 @@ def seen_before(cut: Windows, rows: I64s, *, column_of: I64s, width: int) -> Ten
     np.put_along_axis(marks, columns[:, :, None], 1, axis=2)
     for window in np.flatnonzero(cut.firsts > cut.begins):
         marks[window, 0, column_of[rows[cut.earlier(int(window))]]] = 1
-    return torch.from_numpy(np.maximum.accumulate(marks, axis=1)[:, :, :-1].view(bool))
+    for slot in range(1, length):  # rows of K bytes lie together, which numpy's own accumulation does not use
+        np.bitwise_or(marks[:, slot], marks[:, slot - 1], out=marks[:, slot])
+    return torch.from_numpy(marks[:, :, :-1].view(bool))

@@ -1,10 +1,12 @@
-"""Ranking quality of the baselines and of their blend, as the field measures it.
+"""Ranking quality of the product's model, of counting baselines and of their blend, as the field measures it.
 
     python -m bench.quality loo --data ratings.txt [attributes.json]
     python -m bench.quality sessions --data train.txt test.tsv [--withhold 0,2,10]
     python -m bench.quality prequential --data u.data
 
-A format knows layouts, never data set names. The last line is JSON, also written to OUT with --json.
+A format knows layouts, never data set names. What is chosen (weights, steps, the model's dropout) is chosen on validation, within
+--minutes. A killed run goes on where it was; the checkpoint it leaves is served by `freshet serve --model PATH`. The last line is JSON,
+also written to OUT with --json.
 """
 
 import argparse
@@ -16,10 +18,11 @@ from typing import Any
 
 from bench.quality import freshness, loo, prequential, sessions
 from bench.quality.layouts import BadData
+from bench.quality.neural import Wanted
+from bench.quality.progress import Watch, meter
 from bench.quality.report import FIGURES, Outcome, report, table
+from bench.quality.systems import CHOICES, EVERYTHING
 from freshet.commands.terminal import bar, err
-
-RUNS = {"loo": loo.run, "sessions": sessions.run, "prequential": prequential.run}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("format", choices=tuple(FIGURES))
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="the format's files; any file in the same layout works")
-    parser.add_argument("--minutes", type=float, default=30.0, help="what fitting and testing may take; a report that took longer says so")
+    parser.add_argument(
+        "--minutes", type=_minutes, default=30.0,
+        help="what fitting, choosing and testing may take, with --withhold for each trained model; a report that took longer says so",
+    )  # fmt: skip
+    parser.add_argument("--model", choices=CHOICES, default=EVERYTHING, help="which systems are fitted; prequential has counting ones only")
+    parser.add_argument("--out", type=Path, default=Path("out/quality"), help="where a killed run is gone on from, and the model is left")
     parser.add_argument("--withhold", type=_shares, help="sessions: percent of the newest sessions withheld, then streamed: 0,2,5,10,20,50")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the JSON here too")
@@ -51,9 +59,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> Outcome:
+    seed, clock = options.seed, time.perf_counter
+    if options.format == "prequential":
+        return prequential.run(options.data, seed=seed, clock=clock, bar=bar)
+    wanted = Wanted(_folder(options), options.model, options.minutes, meter, lambda line: err.print(line, highlight=False))
     if options.withhold:
-        return freshness.run(options.data, options.withhold, seed=options.seed, clock=time.perf_counter, bar=bar)
-    return RUNS[options.format](options.data, seed=options.seed, clock=time.perf_counter, bar=bar)
+        return freshness.run(options.data, options.withhold, seed=seed, watch=Watch(clock, bar), wanted=wanted)
+    run = loo.run if options.format == "loo" else sessions.run
+    return run(options.data, seed=seed, clock=clock, bar=bar, wanted=wanted)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """A folder of its own for each format, file and seed."""
+    first: Path = options.data[0].resolve()
+    folder: Path = options.out / f"{options.format}-{first.parent.name}-{first.stem}-{options.seed}"
+    return folder
 
 
 def _show(found: dict[str, Any], outcome: Outcome, minutes: float) -> None:
@@ -70,12 +90,28 @@ def _show(found: dict[str, Any], outcome: Outcome, minutes: float) -> None:
             err.print(
                 table(f"{share} % withheld, {name}: recovered {of['recovered']}", {key: of[key] for key in ("full", "stale", "streamed")})
             )
+    if neural := found.get("neural"):
+        err.print(
+            f"neural: {neural['steps']:,} steps, best at {neural['best_step']:,}; on validation {neural['tried']}",
+            highlight=False,
+        )
+        err.print(f"checkpoint: {neural['checkpoint']}", highlight=False)
     err.print("blend: " + ", ".join(f"{name} {weight:.3f}" for name, weight in found["blend"]["weights"].items()))
     for figure, gain in found["blend"]["above_best"].items():
         err.print(f"blend minus {gain['best']}, {figure}: {gain['gain']:+.4f} (95 % {gain['low']:+.4f} to {gain['high']:+.4f})")
     spent = sum(outcome.seconds.values()) / 60
     if spent > minutes:
         err.print(f"took {spent:.1f} minutes, more than the {minutes:g} allowed")
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    return minutes
 
 
 def _shares(text: str) -> list[int]:

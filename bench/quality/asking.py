@@ -17,6 +17,7 @@ from serving.features import EPSILON
 from trainers.kernels import add_log_shares
 from trainers.metrics import mid_ranks_among
 from trainers.sequence_baselines import Systems
+from trainers.sequence_model import NEURAL
 
 CELLS_MAX: Final = 1 << 22
 BLEND: Final = "blend"
@@ -68,9 +69,14 @@ def ranks_of(systems: Systems, questions: Questions, blend: Blend | None, *, num
 
 
 def blended(blend: Blend, by_name: dict[str, F64s], left_out: Ragged) -> F64s:
-    """Weighted sum of the sources' log-shares (B, I), less a constant of each row; as `serving/features.py` makes them of masses."""
+    """Weighted sum of the sources' log-scores (B, I), less a constant of each row: log-shares of masses, the neural logits as they are.
+
+    As `serving/features.py` makes them: there too logits are not floored, which would take from them the order of what is unlikely.
+    """
     total = np.zeros(by_name[blend.sources[0]].shape)
     for name, weight in zip(blend.sources, blend.weights.tolist(), strict=True):
-        if weight > 0.0:
+        if weight > 0.0 and name == NEURAL:
+            total += weight * by_name[name]
+        elif weight > 0.0:
             add_log_shares(total, by_name[name], weight, EPSILON, left_out.values, left_out.offsets)
     return total

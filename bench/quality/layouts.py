@@ -64,12 +64,21 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
+class Described:
+    """What side data says of items, by name."""
+
+    titles: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Loo:
-    """One sequence a user, oldest first, and the catalogue; `rows_dropped` counts lines."""
+    """One sequence a user, oldest first, the catalogue, and what side data says of it; `rows_dropped` counts lines."""
 
     sequences: Ragged
     catalogue: Catalogue
     rows_dropped: int
+    described: Described = field(default_factory=Described)
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,10 @@ def read_loo(paths: Sequence[Path]) -> Loo:
         else:
             by_user.setdefault(line[0], []).extend(catalogue.row(item) for item in line[1:])
     text.check(dropped)
+    described = Described()
     for path in paths[1:]:
-        catalogue.rows_of(_side_items(path))
-    return Loo(ragged([np.array(items, dtype=np.int64) for items in by_user.values()]), catalogue, dropped)
+        catalogue.rows_of(_side_data(path, described))
+    return Loo(ragged([np.array(items, dtype=np.int64) for items in by_user.values()]), catalogue, dropped, described)
 
 
 def read_sessions(paths: Sequence[Path]) -> Sessions:
@@ -146,8 +156,8 @@ def read_sessions(paths: Sequence[Path]) -> Sessions:
     )
 
 
-def _side_items(path: Path) -> list[str]:
-    """The items of `item: [attribute, ...]` or `item: "title"`."""
+def _side_data(path: Path, described: Described) -> list[str]:
+    """Adds `item: [attribute, ...]` or `item: "title"` to what is described, and returns its items."""
     try:
         found = json.loads("\n".join(read_text(path).lines))
     except json.JSONDecodeError as error:
@@ -156,4 +166,9 @@ def _side_items(path: Path) -> list[str]:
         all(isinstance(value, list) for value in found.values()) or all(isinstance(value, str) for value in found.values())
     ):
         raise BadData(f'{path}: side data must be one JSON object, `item: [attribute, ...]` or `item: "title"` throughout')
+    for item, said in found.items():
+        if isinstance(said, str):
+            described.titles[item] = said
+        else:
+            described.attributes[item] = [str(attribute) for attribute in said]
     return list(found)

@@ -56,10 +56,15 @@ def cases(figure: str, ranks: I64s) -> F64s:
 
 def figures(form: str, ranks: I64s) -> dict[str, float]:
     """The format's figures: means over the cases, as fractions, in percent where the format prints those. Raises BadData without a case."""
-    if not len(ranks):
-        raise BadData("there is nothing to rank: give a file with more events of a user, or with test rows")
+    check_asked(len(ranks))
     scale = 100.0 if form in PERCENT else 1.0
     return {figure: scale * float(cases(figure, ranks).mean()) for figure in FIGURES[form]}
+
+
+def check_asked(cases: int) -> None:
+    """Raises BadData when there is no case: before anything is fitted for it."""
+    if not cases:
+        raise BadData("there is nothing to rank: give a file with more events of a user, or with test rows")
 
 
 def against_best(form: str, ranks: dict[str, I64s], *, seed: int) -> dict[str, object]:

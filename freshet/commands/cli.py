@@ -49,13 +49,20 @@ def main() -> None:
 
 
 @app.command()
-def serve(data: Data = None, host: str | None = None, port: int | None = None) -> None:
+def serve(
+    data: Data = None,
+    host: str | None = None,
+    port: int | None = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model file that goes live first, once; as `python -m bench.quality` leaves it.")
+    ] = None,
+) -> None:
     """Serve a folder: ingest, learn, and answer over HTTP, until it is stopped."""
     from freshet.server import run_server
 
     settings = settings_of(data=data, host=host, port=port)
     err.print(f"freshet serves {settings.data} at http://{settings.host}:{settings.port} (Ctrl-C stops it)", highlight=False)
-    run_server(settings)
+    run_server(settings, model)
 
 
 @app.command()

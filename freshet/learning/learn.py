@@ -173,8 +173,9 @@ def cut_archive(job: Job, whole: pa.Table) -> Cut:
 
 
 def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None) -> Candidate:
-    """A new space, warm from the live trunk where there is one."""
-    config = TrainConfig(seed=job.seed, seconds_max=job.seconds_max, steps_max=job.steps_max)
+    """A new space, warm from the live trunk where there is one, and of its configuration."""
+    model = live.config if live else ModelConfig()
+    config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_max=job.steps_max)
     trained = Trainer(config).train(columns, features, live)
     return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
 

@@ -81,7 +81,7 @@ class Training:
         self._last_ms, self._events_at_last = now_ms, events
         self._count += 1
         engine.flush_archive()
-        generation = self._next_generation() if chosen == TRUNK or current is None else current.live.generation
+        generation = self._service.next_generation() if chosen == TRUNK or current is None else current.live.generation
         job = Job(
             data=str(engine.settings.data.resolve()),
             out=str((self._folder / str(self._count)).resolve()),
@@ -163,7 +163,3 @@ class Training:
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         self._service.registry.record(msgspec.to_builtins(outcome))
         return outcome
-
-    def _next_generation(self) -> int:
-        known = [version.generation for version in self._service.registry.versions()]
-        return max([*known, *self._service.folder.generations()], default=0) + 1

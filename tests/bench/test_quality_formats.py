@@ -16,7 +16,7 @@ from bench.quality.blending import RETRIEVED_MAX, case_of, choose
 from bench.quality.events import read_events
 from bench.quality.freshness import run as run_freshness
 from bench.quality.layouts import BadData, read_loo
-from bench.quality.progress import silent
+from bench.quality.progress import Watch, silent
 from bench.quality.report import against_best, cases, figures
 from encoders.base import F64s, I64s, Ragged
 from trainers.metrics import MISSED
@@ -142,7 +142,7 @@ def test_later_events_change_no_weight_of_the_blend(tmp_path: Path) -> None:
 def test_streamed_equals_full_and_stale_does_not(tmp_path: Path, walks: list[list[int]]) -> None:
     train = written(tmp_path / "train", walks, users=False)
     (tmp_path / "test").write_text("".join(f"{a} {(a + 1) % ITEMS}\t{(a + 2) % ITEMS}\n" for a in range(ITEMS)))
-    found = run_freshness([train, tmp_path / "test"], [0, 50], seed=0, clock=still, bar=silent)
+    found = run_freshness([train, tmp_path / "test"], [0, 50], seed=0, watch=Watch(still, silent))
     by_share = found.more["withheld"]
     assert isinstance(by_share, dict)
     for name in ("pop", "recent", "knn", "rules", "session_knn"):
@@ -157,7 +157,7 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train").write_text("1 2\n2 3\n")
     (tmp_path / "test").write_text("1\t2\n")
     with pytest.raises(BadData, match="--withhold 60: of 2 sessions 0 stay"):
-        run_freshness([tmp_path / "train", tmp_path / "test"], [60], seed=0, clock=still, bar=silent)
+        run_freshness([tmp_path / "train", tmp_path / "test"], [60], seed=0, watch=Watch(still, silent))
 
 
 def test_figures_by_hand() -> None:
@@ -255,7 +255,21 @@ def test_a_report_of_each_format_from_files_to_json(
     if form == "prequential":
         data.write_text("".join(f"{u},{item},c,pv,{place}\n" for place in range(12) for u, item in enumerate(w[place] for w in walks)))
     paths = [str(data), str(test)] if form == "sessions" else [str(data)]
-    assert main([form, "--data", *paths, "--json", str(tmp_path / "out.json"), *(["--withhold", "10"] if form == "sessions" else [])]) == 0
+    assert (
+        main(
+            [
+                form,
+                "--data",
+                *paths,
+                "--json",
+                str(tmp_path / "out.json"),
+                "--model",
+                "counting",
+                *(["--withhold", "10"] if form == "sessions" else []),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr()
     found = json.loads(printed.out.splitlines()[-1])
     assert set(found) >= KEYS and json.loads((tmp_path / "out.json").read_text()) == found

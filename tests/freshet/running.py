@@ -45,11 +45,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, **settings: object) -> Iterator[Running]:
+def server(folder: Path, *arguments: str, **settings: object) -> Iterator[Running]:
     """Start, wait until it is ready, and end it whatever happens."""
     port = free_port()
     environment = os.environ | {f"FRESHET_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "freshet", "serve", "--data", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "freshet", "serve", "--data", str(folder), "--port", str(port), *arguments]
     with (folder.parent / "server.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=Path(__file__).parents[2])
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:

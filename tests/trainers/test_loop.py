@@ -11,7 +11,7 @@ import torch
 from encoders.model import Model
 from trainers.config import TrainConfig
 from trainers.graph import surrounded
-from trainers.loop import Trainer, learning_rate, started
+from trainers.loop import Going, Trainer, learning_rate, started
 from trainers.objective import Objective
 from trainers.samples import windows
 
@@ -41,7 +41,7 @@ def test_a_planted_walk_is_learned(rings: Callable[..., Any], quick: TrainConfig
     world = rings()
     split = len(world.columns) * 3 // 4
     told: list[int] = []
-    trainer = Trainer(replace(quick, **change), progress=lambda step, total, loss, metric: told.append(step))
+    trainer = Trainer(replace(quick, **change), going=Going(checked=lambda step, total, loss, metric: told.append(step)))
     trained = trainer.train(world.columns.take(slice(0, split)), world.features)
     found = next_mrr(trained.model, world, after=split)
     assert found > RULE_MRR > 4 * RANDOM_MRR

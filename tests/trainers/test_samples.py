@@ -88,3 +88,36 @@ def test_the_largest_user_id_is_a_user_like_any() -> None:
     columns = columns_of([(1, 1, 0), (1, 2, 1)])
     columns = EventColumns(np.array([2**64 - 1, 0], dtype=np.uint64), columns.items, columns.actions, columns.ts_ms)
     assert by_user(columns)[1].tolist() == [0, 1, 2]
+
+
+@given(EVENTS, st.integers(1, 7))
+def test_windows_end_to_end_ask_every_event_once_with_nothing_of_the_future(events: list[tuple[int, int, int]], length: int) -> None:
+    columns = columns_of(events)
+    cut = windows(columns, length, phases=np.random.default_rng(1))
+    assert sorted(cut.targets[cut.targets >= 0].tolist()) == list(range(len(events)))
+    order, _ = by_user(columns)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    for window, slot in np.argwhere(cut.targets >= 0):
+        target, within = cut.targets[window, slot], cut.inputs[window, : slot + 1]
+        history = np.concatenate([cut.earlier(int(window)), within[within >= 0]])
+        past = [at for at in range(len(events)) if columns.users[at] == columns.users[target] and place[at] < place[target]]
+        assert history.tolist() == sorted(past, key=lambda at: place[at])
+        assert not past or within[-1] == max(past, key=lambda at: place[at]), "the newest action is always heard"
+
+
+def test_windows_end_to_end_lie_elsewhere_in_another_pass_and_are_fewer() -> None:
+    columns, phases = columns_of([(1, 1, time) for time in range(60)]), np.random.default_rng(0)
+    passes = [windows(columns, 8, phases=phases) for _ in range(4)]
+    assert len({tuple(cut.firsts.tolist()) for cut in passes}) > 1
+    assert max(len(cut) for cut in passes) <= 1 + 60 // 8 + 1 < len(windows(columns, 8))
+
+
+@given(EVENTS, st.integers(2, 9))
+def test_trimming_takes_off_what_nobody_uses(events: list[tuple[int, int, int]], length: int) -> None:
+    cut = windows(columns_of(events), length)
+    short = cut.trimmed()
+    kept = short.inputs.shape[1]
+    assert kept == cut.lengths().max() and (short.inputs == cut.inputs[:, -kept:]).all() and (short.targets == cut.targets[:, -kept:]).all()
+    assert (cut.inputs[:, :-kept] == -1).all() and (cut.targets[:, :-kept] == -1).all()
+    assert ((short.inputs[:, 0] >= 0) | (short.targets[:, 0] >= 0)).any()
