@@ -38,7 +38,7 @@ class Installation:
         ours = {
             "kafka": kafka_server().bootstrap, "kafka_prefix": f"{uuid.uuid4().hex[:8]}-", "redis": redis.url, "partitions": 3,
             "store": folder / "store", "data": folder / "data", "archive_s": 1, "train_events_min": 500, "train_interval_s": 3,
-            "train_seconds_max": 5, **settings,
+            "train_seconds_max": 20, **settings,
         }  # fmt: skip
         named = {f"FRESHET_{name.upper()}": str(value) for name, value in ours.items()}
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **named}
