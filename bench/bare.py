@@ -8,19 +8,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from storage.arrays import U64s
-from storage.histories import load_histories, load_seen, store_histories
 from storage.partitioned import distinct_rows
+from storage.ragged import cut
 from stream.reducers import Columns, reduce_users
 from stream.shape import Shape
 
 
 def rewritten(columns: Columns, read: Callable[[U64s], Sequence[bytes | None]], shape: Shape) -> tuple[U64s, list[memoryview]]:
     """The batch's users and their new histories. Zero weights switch off seen-sets, counts and edges."""
-    users, rows = distinct_rows(columns.users)
-    held = load_histories(read(users), np.bincount(rows), history_max=shape.history_max)
-    seen = load_seen([None] * len(users), np.zeros(len(users), np.int64), seen_max=shape.seen_max)
-    reduce_users(rows, _only_histories(columns), held, seen, shape)
-    return users, store_histories(held)
+    first, rows = distinct_rows(columns.users)
+    users = columns.users[first]
+    return users, cut(*reduce_users(rows, _only_histories(columns), read(users), [None] * len(users), shape).histories)
 
 
 def _only_histories(columns: Columns) -> Columns:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from bench.services import LOOPBACK
-from freshet.demo.ranking import BASELINES, Ranking
+from freshet.demo.counted import BASELINES, Counted
 from stream.delivery import Token
 from stream.events import Event
 from stream.producer import Producer
@@ -146,18 +146,16 @@ def _got(connection: http.client.HTTPConnection, path: str) -> tuple[int, Any]:
 
 def hits_of(seen: Seen, events: Sequence[Sent], warm: int, items: Sequence[str]) -> dict[str, float]:
     """Hit rate at 10 of the model, as answered, and of the counting baselines, in the order of the events."""
-    ranking, rows, had = Ranking(len(items)), {name: row for row, name in enumerate(items)}, dict[str, set[int]]()
+    counted, ranks, rows, had = Counted(len(items)), list[list[int]](), {name: row for row, name in enumerate(items)}, dict[str, set[int]]()
     for n, event in enumerate(events):
         row = rows.get(event.item_id or "", -1) if isinstance(event, Event) else -1
         if not isinstance(event, Event) or row < 0:
             continue
         mine = had.setdefault(event.user_id, set())
         if n >= warm and n - warm in seen.hits:
-            ranking.ask(event.user_id, row, models=list)
+            ranks.append(counted.ranks(event.user_id, row))
         if row not in mine:
             mine.add(row)
-            ranking.learn(event.user_id, row)
-    ranks = ranking.ranks()
-    ranking.close()
-    counted = {name: sum(row[place] <= K for row in ranks) / max(1, len(ranks)) for place, name in enumerate(BASELINES)}
-    return {"model": sum(seen.hits.values()) / max(1, len(seen.hits)), **counted}
+            counted.learn(event.user_id, row)
+    rates = {name: sum(row[place] <= K for row in ranks) / max(1, len(ranks)) for place, name in enumerate(BASELINES)}
+    return {"model": sum(seen.hits.values()) / max(1, len(seen.hits)), **rates}

@@ -7,17 +7,23 @@ written `" B"` in an annotation). Everything here is numpy: a store fills these,
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 U8s: TypeAlias = NDArray[np.uint8]
+U16s: TypeAlias = NDArray[np.uint16]
+I32s: TypeAlias = NDArray[np.int32]
 I64s: TypeAlias = NDArray[np.int64]
 U64s: TypeAlias = NDArray[np.uint64]
 F32s: TypeAlias = NDArray[np.float32]
 F64s: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
+
+GAP_MS_MAX: Final = 30 * 86_400_000
+GAP_STEP_MS: Final = 60_000
+"""Of the time between two actions the user encoder hears log(1 + minutes), up to 30 days."""
 
 
 @dataclass(frozen=True)

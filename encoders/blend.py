@@ -29,6 +29,13 @@ class Blend:
         assert features.ndim == 2 and features.shape[1] == len(self.sources), f"features {features.shape}, sources {self.sources}"
         return features @ self.weights
 
+    def over(self, sources: tuple[str, ...]) -> "Blend":
+        """The same blend of more sources: those it does not name weigh nothing. Raises ValueError for one of its own that is missing."""
+        if missing := sorted(set(self.sources) - set(sources)):
+            raise ValueError(f"a blend of {self.sources} cannot do without {missing}; there are {sources}")
+        weight_of = dict(zip(self.sources, self.weights.tolist(), strict=True))
+        return Blend(sources, np.array([weight_of.get(source, 0.0) for source in sources]))
+
     def to_json(self) -> str:
         """JSON that `from_json` reads back to the bit."""
         return json.dumps({"sources": list(self.sources), "weights": [float(weight) for weight in self.weights]})

@@ -1,49 +1,65 @@
 """The causal transformer over one short history, compiled: in numpy its two hundred small steps cost more than their arithmetic.
 
-`Layer` is (weight (in, out), bias (out,)); a block is its five: query, key_value, joined, inner, outer. Not for batches.
+All weights come as one array; row n of `places` says where the n-th matrix begins in it, and its rows and columns. In this order: the
+item's layer, start, actions, the layer of gaps; the last norm's scale and shift, the head's two layers; each block's query, key_value,
+joined, inner, outer. A layer is weight (in, out) and bias (1, out). Not for batches.
 
-    user = encoded(item_vectors, actions, gaps_ms, entry=entry, bias=bias, heads=2, blocks=blocks, leave=leave)      # (D,)
+    user = encoded(item_vectors, actions, ts_ms, now_ms, weights=weights, places=places, bias=bias)      # (D,)
 """
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numba import njit
 
-from encoders.base import F32s, I64s, U8s
-from encoders.transformer import GAP_MS_MAX, GAP_STEP_MS
+from encoders.base import GAP_MS_MAX, GAP_STEP_MS, F32s, I64s, U8s
 
-Layer: TypeAlias = tuple[F32s, F32s]
-Entry: TypeAlias = tuple[Layer, F32s, F32s, Layer]
-"""What a position is made of: the item's layer, the start token (D,), a row for each action (A, D), the layer of gaps."""
-Leave: TypeAlias = tuple[tuple[F32s, F32s], Layer, Layer]
-"""The last norm's scale and shift, and the head's two layers."""
+START: Final = 2
+ACTIONS: Final = 3
+GAPS: Final = 4
+NORM: Final = 6
+HEAD: Final = 8
+BLOCKS: Final = 12
+IN_BLOCK: Final = 10
 EPSILON: Final = np.float32(1e-5)  # torch's LayerNorm
 
 
 @njit(cache=True, nogil=True)
 def encoded(  # noqa: PLR0913, PLR0917  # a kernel takes arrays, not objects
-    item_vectors: F32s,
-    actions: U8s,
-    gaps_ms: I64s,
-    entry: Entry,
-    bias: F32s,
-    heads: int,
-    blocks: tuple[tuple[Layer, ...], ...],
-    leave: Leave,
+    item_vectors: F32s, actions: U8s, ts_ms: I64s, now_ms: int, weights: F32s, places: I64s, bias: F32s
 ) -> F32s:
-    """(L, D) vectors, (L,) actions and gaps, oldest first -> the user's vector (D,), unit length; bias (H, L + 1, L + 1)."""
-    item, start, action, gap = entry
-    x = np.empty((len(actions) + 1, len(start)), dtype=np.float32)
-    x[0] = start
+    """(L, D) vectors, (L,) actions and times, oldest first -> the user's vector (D,), unit length; bias (H, L + 1, L + 1)."""
+    start = _matrix(weights, places, START)
+    x = np.empty((len(actions) + 1, start.shape[1]), dtype=np.float32)
+    x[0] = start[0]
     if len(actions):
-        x[1:] = np.dot(item_vectors, item[0]) + item[1]
-        place_actions(x[1:], action, actions, gaps_ms, gap)
-    norm, inner, outer = leave
-    user = unit(standardised(last_position(x, bias, heads, blocks)) * norm[0] + norm[1])
-    moved = np.dot(np.maximum(np.dot(user, inner[0]) + inner[1], np.float32(0)), outer[0]) + outer[1]
+        x[1:] = _affine(item_vectors, weights, places, 0)
+        place_actions(x[1:], _matrix(weights, places, ACTIONS), actions, ts_ms, now_ms, _matrix(weights, places, GAPS))
+        x[1:] += _matrix(weights, places, GAPS + 1)
+    for first in range(BLOCKS, len(places), IN_BLOCK):  # every block but the last computes all of its positions
+        x = _block(x, bias, weights, places, first, x.shape[0] if first + IN_BLOCK < len(places) else 1)
+    user = unit(standardised(x) * _matrix(weights, places, NORM) + _matrix(weights, places, NORM + 1))
+    moved = _affine(np.maximum(_affine(user, weights, places, HEAD), np.float32(0)), weights, places, HEAD + 2)
     vector: F32s = unit(user + moved)[0] if np.any(moved != 0) else user[0]
     return vector
+
+
+@njit(cache=True, nogil=True)
+def _matrix(weights: F32s, places: I64s, n: int) -> F32s:
+    """The n-th matrix: a view."""
+    start, rows, columns = places[n]
+    return weights[start : start + rows * columns].reshape(rows, columns)
+
+
+@njit(cache=True, nogil=True)
+def _affine(x: F32s, weights: F32s, places: I64s, n: int) -> F32s:
+    """x @ weight + bias of the layer whose weight is the n-th matrix and whose bias the next."""
+    out: F32s = np.dot(x, _matrix(weights, places, n))
+    bias = _matrix(weights, places, n + 1)
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            out[row, column] += bias[0, column]
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -61,22 +77,17 @@ def unit(x: F32s) -> F32s:
 
 
 @njit(cache=True, nogil=True)
-def place_actions(x: F32s, action: F32s, actions: U8s, gaps_ms: I64s, gap: Layer) -> None:
+def place_actions(  # noqa: PLR0913, PLR0917  # a kernel takes arrays, not objects
+    x: F32s, action: F32s, actions: U8s, ts_ms: I64s, now_ms: int, gap: F32s
+) -> None:
     """Add to each position (T, D) what was done there, and how long before the next: log(1 + gap) / 10 and whether there was one."""
     for row in range(len(actions)):
-        held = min(max(gaps_ms[row], 0), GAP_MS_MAX)
+        until = ts_ms[row + 1] if row + 1 < len(actions) else now_ms
+        held = min(max(until - ts_ms[row], 0), GAP_MS_MAX)
         length = np.log1p(np.float32(held) / np.float32(GAP_STEP_MS)) / np.float32(10)
         some = np.float32(1 if held > 0 else 0)
         for column in range(x.shape[1]):
-            x[row, column] += action[actions[row], column] + length * gap[0][0, column] + some * gap[0][1, column] + gap[1][column]
-
-
-@njit(cache=True, nogil=True)
-def last_position(x: F32s, bias: F32s, heads: int, blocks: tuple[tuple[Layer, ...], ...]) -> F32s:
-    """x (T, D), bias (H, T, T) -> the last row of the last block's output (1, D): every block but the last computes all of its own."""
-    for n in range(len(blocks)):
-        x = _block(x, bias, heads, blocks[n], x.shape[0] if n < len(blocks) - 1 else 1)
-    return x
+            x[row, column] += action[actions[row], column] + length * gap[0, column] + some * gap[1, column]
 
 
 @njit(cache=True, nogil=True)
@@ -101,32 +112,26 @@ def standardised(x: F32s) -> F32s:
 
 
 @njit(cache=True, nogil=True)
-def _block(x: F32s, bias: F32s, heads: int, layers: tuple[Layer, ...], asked: int) -> F32s:
+def _block(  # noqa: PLR0913, PLR0917  # a kernel takes arrays, not objects
+    x: F32s, bias: F32s, weights: F32s, places: I64s, n: int, asked: int
+) -> F32s:
+    """The last `asked` positions (A, D) of a block's output, its first matrix the n-th; x (T, D), bias (H, T, T)."""
     first = x.shape[0] - asked
     normed = standardised(x)
-    query = np.dot(normed[first:], layers[0][0]) + layers[0][1]
-    pair = np.dot(normed, layers[1][0]) + layers[1][1]
+    query = _affine(normed[first:], weights, places, n)
+    pair = _affine(normed, weights, places, n + 2)
     heard = np.empty_like(query)
     dim = x.shape[1]
-    width = dim // heads
-    for head in range(heads):
+    width = dim // bias.shape[0]
+    for head in range(bias.shape[0]):
         low, high = head * width, (head + 1) * width
         keys, values = np.ascontiguousarray(pair[:, low:high].T), np.ascontiguousarray(pair[:, dim + low : dim + high])
         logits = np.dot(np.ascontiguousarray(query[:, low:high]), keys)
         _attend(logits, bias[head, first:])
         heard[:, low:high] = np.dot(logits, values)
-    out: F32s = np.dot(heard, layers[2][0])
-    for row in range(asked):
-        for column in range(dim):
-            out[row, column] += x[first + row, column] + layers[2][1][column]
-    inner = np.dot(standardised(out), layers[3][0])
-    for row in range(asked):
-        for column in range(inner.shape[1]):
-            inner[row, column] = max(inner[row, column] + layers[3][1][column], np.float32(0))
-    moved = np.dot(inner, layers[4][0])
-    for row in range(asked):
-        for column in range(dim):
-            out[row, column] += moved[row, column] + layers[4][1][column]
+    out = x[first:] + _affine(heard, weights, places, n + 4)
+    inner = np.maximum(_affine(standardised(out), weights, places, n + 6), np.float32(0))
+    out += _affine(inner, weights, places, n + 8)
     return out
 
 

@@ -33,13 +33,16 @@ class ItemTable(nn.Module):
         with torch.no_grad():
             self.ids.weight[0] = 0.0
 
-    def forward(self, items: ItemTensors) -> Float[Tensor, "I D"]:
-        """Unit rows, one per item; in training the id of an item that has text is hidden at random, so that text alone works too."""
+    def forward(self, items: ItemTensors, asked: int | None = None) -> Float[Tensor, "A D"]:
+        """Unit rows of the first `asked` items, or of all.
+
+        In training the id of an item that has text is hidden at random, so that text alone works too.
+        """
         if not len(items.text):
-            return functional.normalize(self.ids(items.id_rows), dim=-1)
+            return functional.normalize(self.ids(items.id_rows[:asked]), dim=-1)
         described = torch.diff(items.offsets, append=items.offsets.new_tensor([len(items.text)])) > 0
         rows = items.id_rows
         if self.training:
             rows = rows * ((torch.rand(rows.shape) < self.shown) | ~described)
         text = self.text(self.norm_text(self.words(items.text, items.offsets))) * described[:, None]
-        return functional.normalize(self.ids(rows) + text, dim=-1)
+        return functional.normalize(self.ids(rows) + text, dim=-1)[:asked]

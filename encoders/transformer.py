@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from encoders.base import GAP_MS_MAX, GAP_STEP_MS
 from encoders.config import ModelConfig
 from encoders.layers import Block
 
 ACTION_CODES = 256
-GAP_MS_MAX = 30 * 86_400_000
-GAP_STEP_MS = 60_000
 
 
 class CausalTransformer(nn.Module):

@@ -74,14 +74,16 @@ class UnifiedEncoder(nn.Module):
         with torch.no_grad():
             self.ids.weight[0] = 0.0
 
-    def forward(self, items: ItemTensors) -> Float[Tensor, "I D"]:
-        """Unit rows, one per item, neighbours included as items in their own right."""
+    def forward(self, items: ItemTensors, asked: int | None = None) -> Float[Tensor, "A D"]:
+        """Unit rows of the first `asked` items, or of all; the others are there as neighbours, and cost what a neighbour costs."""
+        count = len(items.id_rows) if asked is None else asked
         warm = self._warm(items)
-        ids = self.ids(self._some_hidden(items.id_rows) * warm)
-        text = self.norm_text(self.words(items.text, items.offsets))  # (I, D)
-        own = [ids, self.text(text), self._image(items, like=ids), self.degree((items.log_degree * warm)[:, None])]
-        around = self._neighbours(torch.cat([ids, text], dim=1), items, warm)  # (I, N, D)
-        tokens = torch.cat([self.dropout(torch.stack(own, dim=1)), around], dim=1) + self.kinds[1:]  # (I, F + N, D)
+        ids = self.ids(self._some_hidden(items.id_rows) * warm)  # (I, D)
+        text = self.norm_text(self.words(items.text, items.offsets))
+        around = self._neighbours(torch.cat([ids, text], dim=1), items, warm[:count])  # (A, N, D)
+        ids, degree = ids[:count], items.log_degree[:count] * warm[:count]
+        own = [ids, self.text(text[:count]), self._image(items, like=ids), self.degree(degree[:, None])]
+        tokens = torch.cat([self.dropout(torch.stack(own, dim=1)), around], dim=1) + self.kinds[1:]  # (A, F + N, D)
         return functional.normalize(self.out(self.layer(self.kinds[0], tokens)) + ids + own[1], dim=-1)
 
     def _warm(self, items: ItemTensors) -> Tensor:
@@ -98,18 +100,18 @@ class UnifiedEncoder(nn.Module):
     def _image(self, items: ItemTensors, *, like: Tensor) -> Tensor:
         if self.image is None or items.image is None:
             return torch.zeros_like(like)
-        out: Tensor = self.image(items.image)
+        out: Tensor = self.image(items.image[: len(like)])
         return out
 
     def _neighbours(self, features: Tensor, items: ItemTensors, warm: Tensor) -> Tensor:
         """Each neighbour by its own features and its share of the weight; a missing one is all zeros before the perceptron."""
-        places = (0, self.neighbours_max - items.neighbours.shape[1])  # fewer are filled up, more are cut
-        rows, share = functional.pad(items.neighbours, places), functional.pad(items.log_share, places)
-        rows = rows * warm[: len(rows), None]
+        count, places = len(warm), (0, self.neighbours_max - items.neighbours.shape[1])  # fewer are filled up, more are cut
+        rows, share = functional.pad(items.neighbours[:count], places), functional.pad(items.log_share[:count], places)
+        rows = rows * warm[:, None]
         if self.training and self.neighbour_dropout:
             rows = rows * (torch.rand(rows.shape) >= self.neighbour_dropout)
         each = self.dropout(self.neighbour(torch.cat([torch.zeros_like(features[:1]), features])))  # once an item, not once a place
-        seen = each[rows]  # (I, N, D)
+        seen = each[rows]  # (A, N, D)
         around: Tensor = seen + (share * (rows > 0))[:, :, None] * self.share
         return around
 

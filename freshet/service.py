@@ -13,13 +13,15 @@ from typing import Final, Protocol
 import numpy as np
 
 from encoders.blend import Blend
+from encoders.linear import Linear
 from encoders.model import Model
 from freshet.engine import Engine, Pumped
 from freshet.features import ItemFacts
 from freshet.settings import Settings
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE
 from freshet.versions import rolled_back
 from freshet.view import View
+from serving.linear import NOTHING, LinearSource
 from serving.live import LiveModel
 from storage.arrays import F32s, U64s
 from storage.models import Models, Registry, Version
@@ -147,7 +149,8 @@ class Serving:
         files, version = self.registry.files(name), self.registry.version(name)
         model = Model.from_bytes(files[MODEL_FILE])
         vectors = self._vectors(version.generation, model.config.dim)
-        live = LiveModel(name, version.generation, vectors.collection, model, Blend.from_json(files[BLEND_FILE]), vectors)
+        linear = LinearSource(Linear.from_bytes(files[LINEAR_FILE]), self.view.index) if LINEAR_FILE in files else NOTHING
+        live = LiveModel(name, version.generation, vectors.collection, model, Blend.from_json(files[BLEND_FILE]), vectors, linear)
         return Loaded(live, model, Blend.from_json(files[COUNTING_FILE]))
 
     def build(self, loaded: Loaded, *, now_ms: int, start: int = 0) -> int:

@@ -1,12 +1,17 @@
 """The inner loops of a look-up, compiled: over two thousand candidates numpy's many small passes cost more than the sums themselves.
 
-mass = spread(links.rows, links.weights, links.places, scale_of_list=scale, likings=likings, power=0.5)
+mass = spread(links.rows, links.weights, links.places, scale_of_list=scale, likings=likings, rooted=False)
 """
+
+from typing import Final
 
 import numpy as np
 from numba import njit
 
-from storage.arrays import F32s, F64s, I64s, U64s
+from storage.arrays import F32s, F64s, I64s, U16s, U64s
+
+LEAST_POWER: Final = 1e-9
+"""A decay raised to less than this is not added: .5 ends thirty likings back."""
 
 
 @njit(cache=True, nogil=True)
@@ -80,3 +85,29 @@ def find(ids: U64s, keys: U64s, places: I64s) -> I64s:
         if ids[n] != 0 and keys[slot] == ids[n]:
             rows[n] = places[slot]
     return rows
+
+
+@njit(cache=True, nogil=True)
+def follow(  # noqa: PLR0913, PLR0917  # a kernel takes arrays, not objects
+    liked: I64s, places: I64s, rows: I64s, decays: F64s, followers: U16s, weights: F32s, size: int
+) -> F64s:
+    """The sum over likings p and bags b of decays[b]^p * weights[b, place, k] at each follower's row, (size,); below 0 it is 0.
+
+    liked: catalogue rows, newest first; places: a row's place among the weights, -1 without; rows: a place's row, -1 without.
+    """
+    sums = np.zeros(len(rows))
+    for b in range(len(decays)):
+        power = 1.0
+        for p in range(len(liked)):
+            if power < LEAST_POWER:
+                break
+            place = places[liked[p]] if liked[p] < len(places) else -1
+            if place >= 0:
+                for k in range(weights.shape[2]):
+                    sums[followers[b, place, k]] += power * weights[b, place, k]
+            power *= decays[b]
+    mass = np.zeros(size)
+    for place in range(len(rows)):
+        if 0 <= rows[place] < size and sums[place] > 0.0:
+            mass[rows[place]] = sums[place]
+    return mass

@@ -2,7 +2,7 @@
 
 A look-up asks for it once and uses it throughout, so a query vector never meets item vectors of another generation.
 
-    live = LiveModel("g1-h3", generation=1, collection="items-g1", model=model, blend=blend, vectors=vectors)
+    live = LiveModel("g1-h3", generation=1, collection="items-g1", model=model, blend=blend, vectors=vectors, linear=linear)
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from encoders.base import F32s, I64s, U8s, U64s
 from encoders.blend import Blend
+from serving.linear import NOTHING, LinearSource
 from storage.vectors import Vectors
 
 
@@ -43,7 +44,7 @@ class Scoring(Protocol):
 
 @dataclass(frozen=True)
 class LiveModel:
-    """One model version, ready. `blend` weighs the sources for it; `vectors` are those of its `generation`."""
+    """One model version, ready. `blend` weighs the sources for it; `vectors` are those of its `generation`; `linear` is its own."""
 
     version: str
     generation: int
@@ -51,6 +52,7 @@ class LiveModel:
     model: UserEncoder
     blend: Blend
     vectors: Vectors
+    linear: LinearSource = NOTHING
 
     def __post_init__(self) -> None:
         if self.vectors.collection != self.collection:

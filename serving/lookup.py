@@ -7,7 +7,7 @@ proposes. What the user has had and what is deleted is left out before anything 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import numpy as np
@@ -16,8 +16,9 @@ from encoders.blend import Blend
 from serving import sources
 from serving.answers import Answer, Asked, NotFound, Ranked, Ranking, SimilarAnswer
 from serving.features import lifts, log_shares, log_softmax
+from serving.linear import NOTHING, LinearSource
 from serving.live import LiveModel
-from serving.neural import Aim, Space, aimed
+from serving.neural import Aim, Space, aimed, neural
 from serving.progress import Progress
 from serving.sources import SOURCES, Context, Reader
 from storage.arrays import Bools, F64s, I64s
@@ -25,8 +26,9 @@ from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
 NEW_ITEM_MS: Final = 86_400_000
-COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1]))
-"""Until a model with a fitted blend is live. Without a model the neural column is constant and its weight is moot."""
+COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.0]))
+"""Until a model with a fitted blend is live. Without a model the neural column is constant and its weight is moot, and so is the linear
+one; sessions weigh what a training shows them to be worth."""
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()
 
@@ -71,26 +73,29 @@ class Lookup:
     def rank(self, context: Context, live: LiveModel | None, *, k: int | None = None, exclude_seen: bool = True) -> Ranking:
         """Candidates, features and blended scores, the best k first and the others behind in no order (all sorted: k=None).
 
+        A source that the blend gives no weight is not asked for scores, whatever they cost: its column is then the same throughout.
         Ties by catalogue row. A `live` given here may be any version whose vectors are at hand: the gate compares two.
         """
-        aim = aimed(context, live)
-        rows = self.candidates(context, aim, exclude_seen=exclude_seen)
-        features = self.features(context, aim, rows)
-        scores = blended(live.blend if live else COUNTING, features)
+        aim = aimed(context.history, live, now_ms=context.now_ms)
+        linear, blend = (live.linear, live.blend) if live else (NOTHING, COUNTING)
+        rows = self.candidates(context, aim, linear=linear, exclude_seen=exclude_seen)
+        weighed = {source for source, weight in zip(blend.sources, blend.weights.tolist(), strict=True) if weight != 0.0}
+        features = self.features(context, aim, rows, linear=linear, asked=weighed)
+        scores = blended(blend, features)
         order = _best_first(scores, rows, k)
         return Ranking(rows[order], features[order], scores[order])
 
-    def candidates(self, context: Context, aim: Aim | None, *, exclude_seen: bool = True) -> I64s:
+    def candidates(self, context: Context, aim: Aim | None, *, linear: LinearSource = NOTHING, exclude_seen: bool = True) -> I64s:
         """Ascending catalogue rows that can be answered: all of a small catalogue, else what the sources propose."""
         allowed = context.live.copy()
         if exclude_seen:
             allowed[context.seen] = False
         if self.all_are_candidates(context):
             return np.flatnonzero(allowed)
-        share = self._candidates_max // len(SOURCES)
+        share = self._candidates_max // (len(SOURCES) - (aim is None) - (not linear))
         liked, hot = (rows[rows < len(allowed)] for rows in self._reader.popularity.top(share + len(context.seen)))
         proposed = [_best(context.heat.positives, liked, allowed, share), _best(context.heat.heat, hot, allowed, share)]
-        masses = (sources.neighbours(context), sources.similar(context))
+        masses = (sources.neighbours(context), sources.similar(context), sources.linear(context, linear), sources.sessions(context))
         proposed.extend(_best(mass, np.flatnonzero(mass > 0), allowed, share) for mass in masses)
         if aim is not None:
             seen = self._reader.catalogue.ids[context.seen] if exclude_seen else None
@@ -103,24 +108,35 @@ class Lookup:
         """Whether the catalogue is so small that nothing needs to be retrieved: `candidates` then asks no model."""
         return len(context.live) <= self._candidates_max
 
-    def features(self, context: Context, aim: Aim | None, rows: I64s) -> F64s:
-        """(C, S) log-scores of candidate rows by `SOURCES`."""
+    def features(
+        self, context: Context, aim: Aim | None, rows: I64s, *, linear: LinearSource = NOTHING, asked: Collection[str] = SOURCES
+    ) -> F64s:
+        """(C, S) log-scores of candidate rows by `SOURCES`; aim and weights are of one version."""
         features = np.empty((len(SOURCES), len(rows)))
         features[0] = self.neural(aim, rows)
-        features[1:] = self.counting(context, rows, neural=aim is not None)
+        features[1:] = self.counting(context, rows, neural=aim is not None, linear=linear, asked=asked)
         return features.T
 
     def neural(self, aim: Aim | None, rows: I64s) -> F64s:
-        """The neural column alone (C,): temperature * cosine minus its logsumexp over the candidates; constant without a model."""
-        return log_softmax(self._space(aim.live).logits(aim.query, rows) if aim else np.zeros(len(rows)))
+        """The neural column alone (C,)."""
+        return neural(aim, self._reader.catalogue, self._reader.index, rows)
 
-    def counting(self, context: Context, rows: I64s, *, neural: bool) -> F64s:
-        """The other columns (S - 1, C): from live counts and lists alone.
+    def linear(self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource) -> F64s:
+        """The linear column alone (C,)."""
+        column: F64s = self._log_shares(context, rows, sources.linear(context, linear)[rows][None], neural=neural)[0]
+        return column
+
+    def counting(
+        self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource = NOTHING, asked: Collection[str] = SOURCES
+    ) -> F64s:
+        """The other columns (S - 1, C): from live counts, lists and sessions, and a version's linear weights.
 
         Beside a neural column an item born within a day and not yet counted has the candidates' mean mass: counts have
         nothing to say of it, and it is for its content to be near the user or not.
         """
-        masses = sources.counting(context, rows)
+        return self._log_shares(context, rows, sources.counting(context, linear, rows, asked), neural=neural)
+
+    def _log_shares(self, context: Context, rows: I64s, masses: F64s, *, neural: bool) -> F64s:
         if not neural:
             return log_shares(masses)
         uncounted = np.flatnonzero(context.heat.events[rows] == 0)

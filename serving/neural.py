@@ -2,19 +2,20 @@
 
 Nothing of it is stored, so no user vector can be stale.
 
-    aim = aimed(context, live); logits = Space(live, catalogue, index).logits(aim.query, rows)
+    aim = aimed(history, live, now_ms=now_ms); column = neural(aim, catalogue, index, rows)
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from serving.features import log_softmax
 from serving.kernels import placed
 from serving.live import LiveModel
 from serving.rows import RowIndex
-from serving.sources import Context
 from storage.arrays import F32s, F64s, I64s, U64s
 from storage.catalogue import Catalogue
+from storage.histories import History
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,18 @@ class Aim:
     query: F32s
 
 
-def aimed(context: Context, live: LiveModel | None) -> Aim | None:
+def aimed(history: History, live: LiveModel | None, *, now_ms: int) -> Aim | None:
     """Where this user is heading, from those actions whose items have a vector; nobody's history gives a stranger's vector.
 
     None without a model, and for a vector that is not finite: the source then says nothing, and the others answer.
     """
     if live is None:
         return None
-    history = context.history
     vectors, found = live.vectors.get(history.items)
     if found.all():
-        query = live.model.encode_user(vectors, history.actions, history.ts_ms, context.now_ms)
+        query = live.model.encode_user(vectors, history.actions, history.ts_ms, now_ms)
     else:
-        query = live.model.encode_user(vectors[found], history.actions[found], history.ts_ms[found], context.now_ms)
+        query = live.model.encode_user(vectors[found], history.actions[found], history.ts_ms[found], now_ms)
     return Aim(live, query) if np.isfinite(query).all() else None
 
 
@@ -69,3 +69,8 @@ class Space:
         ids, _ = self._live.vectors.search(query[None, :], k, exclude=exclude)
         rows = self._index.rows(ids[0])
         return rows[rows >= 0]
+
+
+def neural(aim: Aim | None, catalogue: Catalogue, index: RowIndex, rows: I64s) -> F64s:
+    """What the source says of candidate rows (C,): temperature * cosine minus its logsumexp over them; constant without an aim."""
+    return log_softmax(Space(aim.live, catalogue, index).logits(aim.query, rows) if aim else np.zeros(len(rows)))

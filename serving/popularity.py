@@ -103,17 +103,19 @@ class Popularity:
 
     def _set(self, items: U64s, events: I64s, *, positives: I64s, heat: F64s) -> None:
         rows = self._index.rows(items)
-        known = rows >= 0
-        if not known.all():
+        touched = rows.tolist()
+        if -1 in touched:
+            known = rows >= 0
             rows, events, positives, heat = rows[known], events[known], positives[known], heat[known]
-        if len(rows) == 0:
+            touched = rows.tolist()
+        if not touched:
             return
         with self._lock:
-            self._size = max(self._size, int(rows.max()) + 1)
+            self._size = max(self._size, max(touched) + 1)
             self._make_room(self._size)
             self._events[rows], self._positives[rows], self._heat[rows] = events, positives, heat
             if len(self._touched) <= TOUCHED_MAX:
-                self._touched.update(rows.tolist())
+                self._touched.update(touched)
 
     def _make_room(self, items: int) -> None:
         short = items - len(self._events)

@@ -31,7 +31,7 @@ class RowIndex:
         """The rows of items, -1 where unknown (also for 0): (N,)."""
         version = self._version
         if version % 2 == 0 and len(self._catalogue) == self._known:
-            found: I64s = find(ids, self._keys, self._places)
+            found = find(ids, self._keys, self._places)
             if self._version == version:  # else it was changed meanwhile: look again, alone
                 return found
         with self._lock:
@@ -39,8 +39,12 @@ class RowIndex:
                 self._version += 1
                 self._follow()
                 self._version += 1
-            found = find(ids, self._keys, self._places)
-            return found
+            return find(ids, self._keys, self._places)
+
+    def known(self, ids: U64s, *, below: int) -> I64s:
+        """The rows, of the catalogue's first `below`, of those items that are known, in order: (up to N,)."""
+        found: I64s = _below(self.rows(ids), below)
+        return found
 
     def _follow(self) -> None:
         ids = self._catalogue.ids
@@ -49,6 +53,17 @@ class RowIndex:
             self._keys, self._places, self._known = np.zeros(room, dtype=np.uint64), np.zeros(room, dtype=np.int64), 0
         _insert(ids, self._known, self._keys, self._places)
         self._known = len(ids)
+
+
+@njit(cache=True, nogil=True)
+def _below(rows: I64s, below: int) -> I64s:
+    """Without what is not found and what is not below; in place."""
+    count = 0
+    for row in rows:
+        if 0 <= row < below:
+            rows[count] = row
+            count += 1
+    return rows[:count]
 
 
 @njit(cache=True, nogil=True)

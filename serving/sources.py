@@ -6,23 +6,30 @@ A *mass* is a number >= 0 per catalogue row, (I,): how much a source has to say 
     context = Reader(...).context(user_id, now_ms=now_ms); mass = neighbours(context)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+from numba import njit
 
+from encoders.linear import BAG_ITEMS
 from serving.kernels import gathered, spread
+from serving.linear import LinearSource
 from serving.popularity import Heat, Popularity
 from serving.rows import RowIndex
+from serving.sessions import PAUSE_MS, PREFIX_MAX, Sessions
 from storage.arrays import Bools, F64s, I64s, U64s
 from storage.catalogue import Catalogue
 from storage.histories import Histories, History
 from storage.ids import USER, hash_id
 from storage.neighbours import CO_ENGAGED, Neighbours
 
-SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent")
+SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent", "linear", "sessions")
 """The columns of the features, in order; a blend names those it weighs."""
+LINEAR: Final = SOURCES.index("linear")
+"""The one column besides the neural one that a version brings; the others are of the counts alone."""
 RECENT_MAX: Final = 10
 SMOOTHING: Final = 10.0
 
@@ -38,20 +45,32 @@ class Links:
 
 @dataclass(frozen=True)
 class Context:
-    """What one look-up knows of its user, read once. `recent` are catalogue rows of the last liked items, newest first."""
+    """What one look-up knows of its user, read once, in catalogue rows.
+
+    `recent`: the last distinct items liked, newest first; `liked`: the last likings, newest first; `session`: those since the last long
+    pause, oldest first; `past`: the sessions of all.
+    """
 
     now_ms: int
     history: History
     recent: I64s
+    liked: I64s
+    session: I64s
     seen: I64s
     links: Links
     heat: Heat
     live: Bools
+    past: Sessions
 
     @property
     def cold(self) -> bool:
         """Whether nothing is known of the user."""
         return len(self.history) == 0
+
+    @cached_property
+    def votes(self) -> F64s:
+        """What past sessions say, as when it was first asked: (I,)."""
+        return self.past.votes(self.session, len(self.live))
 
 
 @dataclass(frozen=True)
@@ -63,18 +82,28 @@ class Reader:
     histories: Histories
     neighbours: Neighbours
     popularity: Popularity
+    sessions: Sessions
     partition_of: Callable[[str], int]
     positive: Bools
 
     def context(self, user_id: str, *, now_ms: int) -> Context:
-        """Everything about this user as of now; every later event is the next look-up's."""
+        """Everything about this user as of now; every later event is the next look-up's.
+
+        The catalogue may grow meanwhile: of an item that came after `live` was read nothing is said.
+        """
         user, partition = hash_id(user_id, USER), self.partition_of(user_id)
         history, had = self.histories.both(user, partition)
-        seen = self.index.rows(had)
-        recent = self._recent(history)
         live = self.live()
+        items = len(live)
+        recent, seen = self._recent(history, items), self.index.known(had, below=items)
         links = self.links(self.catalogue.ids[recent], now_ms=now_ms)
-        return Context(now_ms, history, recent, seen[seen >= 0], links, self.popularity.snapshot(len(live)), live)
+        likings = np.flatnonzero(self.positive[history.actions])[-BAG_ITEMS:]
+        liked = self.index.rows(history.items[likings])
+        liked[liked >= items] = -1
+        return Context(
+            now_ms, history, recent=recent, liked=liked[liked >= 0][::-1], session=_session(liked, history.ts_ms[likings]), seen=seen,
+            links=links, heat=self.popularity.snapshot(items), live=live, past=self.sessions,
+        )  # fmt: skip
 
     def live(self) -> Bools:
         """Which catalogue rows can be recommended: a copy, (I,)."""
@@ -86,17 +115,44 @@ class Reader:
             return Links(_NONE, np.empty(0), _NONE)
         ids, weights, places = self.neighbours.links(CO_ENGAGED, nodes, as_of_ms=now_ms)
         rows = self.index.rows(ids)
-        known = rows >= 0
-        return Links(rows[known], weights[known], places[known])
+        if rows.min(initial=0) < 0:  # seldom: an item is in the catalogue from its first event on
+            known = rows >= 0
+            rows, weights, places = rows[known], weights[known], places[known]
+        return Links(rows, weights, places)
 
-    def _recent(self, history: History) -> I64s:
-        items = history.items[self.positive[history.actions]][::-1]
-        newest = list(dict.fromkeys(items[: 4 * RECENT_MAX].tolist()))[:RECENT_MAX]
-        rows = self.index.rows(np.array(newest, dtype=np.uint64))
-        return rows[rows >= 0]
+    def _recent(self, history: History, items: int) -> I64s:
+        newest = _newest(history.items, self.positive[history.actions], 4 * RECENT_MAX, RECENT_MAX)
+        return self.index.known(newest, below=items)
+
+
+def _session(liked: I64s, ts_ms: I64s) -> I64s:
+    """The last rows without a long pause between them, oldest first, however long ago: who comes back goes on from there."""
+    liked, ts_ms = liked[-PREFIX_MAX:], ts_ms[-PREFIX_MAX:]
+    pauses = np.flatnonzero(ts_ms[1:] - ts_ms[:-1] > PAUSE_MS)
+    session = liked[pauses[-1] + 1 :] if len(pauses) else liked
+    return session[session >= 0]
 
 
 _NONE: Final = np.empty(0, dtype=np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _newest(items: U64s, liked: Bools, entries_max: int, items_max: int) -> U64s:
+    """Distinct items of the newest liked entries (L,), newest first; no entry counts beyond the first `entries_max`: (up to items_max,)."""
+    found = np.empty(items_max, dtype=np.uint64)
+    count = entries = 0
+    for entry in range(len(items) - 1, -1, -1):
+        if entries == entries_max or count == items_max:
+            break
+        if not liked[entry]:
+            continue
+        entries += 1
+        found[count] = items[entry]
+        at = 0
+        while found[at] != items[entry]:
+            at += 1
+        count += at == count
+    return found[:count]
 
 
 def neighbours(context: Context) -> F64s:
@@ -128,9 +184,34 @@ def recent(context: Context) -> F64s:
     return np.exp2(context.heat.heat - hottest) if np.isfinite(hottest) else np.zeros(len(context.live))
 
 
-def counting(context: Context, rows: I64s) -> F64s:
-    """The masses of every source but the neural one at these rows, in the order of `SOURCES`: (S - 1, C)."""
-    table: F64s = gathered((neighbours(context), similar(context), popular(context), recent(context)), rows)
+def linear(context: Context, weights: LinearSource) -> F64s:
+    """The version's linear next-item model over the last 60 likings; what it scores below 0 has no mass.
+
+    Source: the evaluation protocol, section 2. We differ: of each item the heaviest weights alone.
+    """
+    return weights.mass(context.liked, len(context.live))
+
+
+def sessions(context: Context) -> F64s:
+    """Votes of recent sessions that hold items of the user's own last one, for what came near them.
+
+    Source: the evaluation protocol, section 3. We differ: sessions are the newest in memory, and fewer of them are looked at.
+    """
+    return context.votes
+
+
+def counting(context: Context, weights: LinearSource, rows: I64s, asked: Collection[str] = SOURCES) -> F64s:
+    """The masses of every source but the neural one at these rows, in the order of `SOURCES`: (S - 1, C); 0 of those not asked."""
+    nothing = np.zeros(len(context.live))
+    masses = (
+        neighbours(context) if "neighbours" in asked else nothing,
+        similar(context) if "similar" in asked else nothing,
+        popular(context) if "popular" in asked else nothing,
+        recent(context) if "recent" in asked else nothing,
+        linear(context, weights) if "linear" in asked else nothing,
+        sessions(context) if "sessions" in asked else nothing,
+    )
+    table: F64s = gathered(masses, rows)
     return table
 
 

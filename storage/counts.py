@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage import decay, ragged
+from storage import decay
 from storage.arrays import F64s, I64s, U64s
 from storage.state import COUNTS, State
 
 WORDS = 4
 EVENTS, POSITIVES, DECAYED, LANDMARK = range(WORDS)
-_NOTHING = bytes(8 * WORDS)
+_BYTES = 8 * WORDS
+_NOTHING = bytes(_BYTES)
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,5 @@ def load_counts(blobs: Sequence[bytes | None]) -> I64s:
 
 def store_counts(table: I64s) -> list[memoryview]:
     """The table as blobs, one per row."""
-    return ragged.cut(table.reshape(-1).view(np.uint64), np.arange(len(table) + 1, dtype=np.int64) * WORDS)
+    view = memoryview(table.reshape(-1).data).cast("B")
+    return [view[at : at + _BYTES] for at in range(0, len(view), _BYTES)]

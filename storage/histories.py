@@ -7,9 +7,8 @@ A seen blob is 16 bytes an item (item; latest time), ascending by item.
     Histories(state, partitions).read(user, partition).items
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -37,21 +36,23 @@ class History:
         return len(self.items)
 
 
-@dataclass
-class HistorySet:
-    """The histories a batch touches, with room for what it adds: row r owns `start[r]:start[r + 1]` of items and stamps."""
+class HistorySet(NamedTuple):
+    """The histories a batch touches, with room for what it adds.
+
+    Row r owns `start[r]:start[r + 1]` of items and stamps, and `ring_start[r]:ring_start[r + 1]` of the ring.
+    """
 
     start: I64s
     items: U64s
     stamps: U64s
     size: I64s
+    ring_start: I64s
     ring: U64s
     ring_size: I64s
     ring_next: I64s
 
 
-@dataclass
-class SeenSet:
+class SeenSet(NamedTuple):
     """The seen-sets a batch touches: ascending items, each with its latest time."""
 
     start: I64s
@@ -85,111 +86,82 @@ class Histories:
 
 def decode(blob: bytes | None) -> History:
     """A stored blob as arrays."""
-    flat = np.frombuffer(blob or b"\0" * 8, dtype=np.uint64)
-    size = int(flat[0]) & 0xFFFF
-    stamps = flat[2 : 1 + 2 * size : 2] if size else flat[:0]
-    return History(
-        items=flat[1 : 1 + 2 * size : 2],
-        ts_ms=(stamps >> np.uint64(16)).astype(np.int64),
-        actions=((stamps >> np.uint64(8)) & np.uint64(255)).astype(np.uint8),
-        surfaces=(stamps & np.uint64(255)).astype(np.uint8),
-    )
+    return History(*_columns(np.frombuffer(blob or b"\0" * 8, dtype=np.uint64)))
 
 
-def load_histories(blobs: Sequence[bytes | None], added: I64s, *, history_max: int) -> HistorySet:
-    """Unpack stored histories with room for `added[r]` more entries, never beyond the bound."""
-    flat, begin = ragged.words(blobs)
-    size = _sizes(flat, begin)
+@njit(cache=True, nogil=True)
+def _columns(flat: U64s) -> tuple[U64s, I64s, U8s, U8s]:
+    """Items, times, actions and surfaces of one stored history: (L,) each."""
+    size = np.int64(flat[0] & np.uint64(0xFFFF))
+    items, ts_ms = np.empty(size, np.uint64), np.empty(size, np.int64)
+    actions, surfaces = np.empty(size, np.uint8), np.empty(size, np.uint8)
+    for i in range(size):
+        stamp = flat[2 + 2 * i]
+        items[i], ts_ms[i] = flat[1 + 2 * i], np.int64(stamp >> np.uint64(16))
+        actions[i], surfaces[i] = np.uint8((stamp >> np.uint64(8)) & np.uint64(255)), np.uint8(stamp & np.uint64(255))
+    return items, ts_ms, actions, surfaces
+
+
+@njit(cache=True, nogil=True)
+def load_histories(flat: U64s, begin: I64s, added: I64s, history_max: int) -> HistorySet:
+    """Unpack stored histories, end to end as `ragged.words` has them, with room for `added[r]` more entries, never beyond the bound."""
+    rows = len(begin) - 1
+    size, ring_size, ring_next = np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    for row in range(rows):
+        if begin[row + 1] > begin[row]:
+            head = flat[begin[row]]
+            size[row] = np.int64(head & np.uint64(0xFFFF))
+            ring_size[row] = np.int64((head >> np.uint64(16)) & np.uint64(0xFFFF))
+            ring_next[row] = np.int64((head >> np.uint64(32)) & np.uint64(0xFFFF))
     start = ragged.room(size, added, history_max)
-    rows, total = len(blobs), int(start[-1])
-    held = HistorySet(
-        start=start,
-        items=np.empty(total, np.uint64),
-        stamps=np.empty(total, np.uint64),
-        size=size,
-        ring=np.zeros((rows, RING), np.uint64),
-        ring_size=np.zeros(rows, np.int64),
-        ring_next=np.zeros(rows, np.int64),
-    )
-    _unpack(flat, begin, start, held.items, held.stamps, held.ring, held.ring_size, held.ring_next)
-    return held
+    ring_start = ragged.room(ring_size, added, RING)
+    items, stamps, ring = np.empty(start[-1], np.uint64), np.empty(start[-1], np.uint64), np.empty(ring_start[-1], np.uint64)
+    for row in range(rows):
+        at = begin[row] + 1
+        for i in range(size[row]):
+            items[start[row] + i] = flat[at + 2 * i]
+            stamps[start[row] + i] = flat[at + 2 * i + 1]
+        for i in range(ring_size[row]):
+            ring[ring_start[row] + i] = flat[at + 2 * size[row] + i]
+    return HistorySet(start, items, stamps, size, ring_start, ring, ring_size, ring_next)
 
 
-def store_histories(held: HistorySet) -> list[memoryview]:
-    """The working set as blobs, one per row."""
+@njit(cache=True, nogil=True)
+def store_histories(held: HistorySet) -> tuple[U64s, I64s]:
+    """The working set end to end, and where each row begins: what `ragged.cut` makes blobs of."""
     begin = ragged.starts(1 + 2 * held.size + held.ring_size)
-    return ragged.cut(_pack(begin, held.start, held.items, held.stamps, held.size, held.ring, held.ring_size, held.ring_next), begin)
+    flat = np.empty(begin[-1], dtype=np.uint64)
+    for row in range(len(held.size)):
+        at, size, ring_size = begin[row], held.size[row], held.ring_size[row]
+        flat[at] = np.uint64(size) | np.uint64(ring_size) << np.uint64(16) | np.uint64(held.ring_next[row]) << np.uint64(32)
+        for i in range(size):
+            flat[at + 1 + 2 * i] = held.items[held.start[row] + i]
+            flat[at + 2 + 2 * i] = held.stamps[held.start[row] + i]
+        for i in range(ring_size):
+            flat[at + 1 + 2 * size + i] = held.ring[held.ring_start[row] + i]
+    return flat, begin
 
 
-def load_seen(blobs: Sequence[bytes | None], added: I64s, *, seen_max: int) -> SeenSet:
+@njit(cache=True, nogil=True)
+def load_seen(flat: U64s, begin: I64s, added: I64s, seen_max: int) -> SeenSet:
     """Unpack stored seen-sets with room for `added[r]` more items, never beyond the bound."""
-    flat, begin = ragged.words(blobs)
     size = (begin[1:] - begin[:-1]) // 2
     start = ragged.room(size, added, seen_max)
-    items, ts_ms = np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64)
-    _unpack_pairs(flat, begin, start, items, ts_ms)
+    items, ts_ms = np.empty(start[-1], np.uint64), np.empty(start[-1], np.int64)
+    for row in range(len(size)):
+        for i in range(size[row]):
+            items[start[row] + i] = flat[begin[row] + 2 * i]
+            ts_ms[start[row] + i] = np.int64(flat[begin[row] + 2 * i + 1])
     return SeenSet(start, items, ts_ms, size)
 
 
-def store_seen(held: SeenSet) -> list[memoryview]:
-    """The working set as blobs, one per row."""
+@njit(cache=True, nogil=True)
+def store_seen(held: SeenSet) -> tuple[U64s, I64s]:
+    """The working set end to end, and where each row begins."""
     begin = ragged.starts(2 * held.size)
-    return ragged.cut(_pack_pairs(begin, held.start, held.items, held.ts_ms, held.size), begin)
-
-
-@njit(cache=True, nogil=True)
-def _sizes(flat: U64s, begin: I64s) -> I64s:
-    size = np.zeros(len(begin) - 1, dtype=np.int64)
-    for row in range(len(size)):
-        if begin[row + 1] > begin[row]:
-            size[row] = np.int64(flat[begin[row]] & np.uint64(0xFFFF))
-    return size
-
-
-@njit(cache=True, nogil=True)
-def _unpack(flat: U64s, begin: I64s, start: I64s, items: U64s, stamps: U64s, ring: U64s, ring_size: I64s, ring_next: I64s) -> None:
-    for row in range(len(begin) - 1):
-        at = begin[row]
-        if begin[row + 1] == at:
-            continue
-        head = flat[at]
-        size = np.int64(head & np.uint64(0xFFFF))
-        ring_size[row] = np.int64((head >> np.uint64(16)) & np.uint64(0xFFFF))
-        ring_next[row] = np.int64((head >> np.uint64(32)) & np.uint64(0xFFFF))
-        for i in range(size):
-            items[start[row] + i] = flat[at + 1 + 2 * i]
-            stamps[start[row] + i] = flat[at + 2 + 2 * i]
-        for i in range(ring_size[row]):
-            ring[row, i] = flat[at + 1 + 2 * size + i]
-
-
-@njit(cache=True, nogil=True)
-def _pack(begin: I64s, start: I64s, items: U64s, stamps: U64s, size: I64s, ring: U64s, ring_size: I64s, ring_next: I64s) -> U64s:
     flat = np.empty(begin[-1], dtype=np.uint64)
-    for row in range(len(size)):
-        at = begin[row]
-        flat[at] = np.uint64(size[row]) | np.uint64(ring_size[row]) << np.uint64(16) | np.uint64(ring_next[row]) << np.uint64(32)
-        for i in range(size[row]):
-            flat[at + 1 + 2 * i] = items[start[row] + i]
-            flat[at + 2 + 2 * i] = stamps[start[row] + i]
-        for i in range(ring_size[row]):
-            flat[at + 1 + 2 * size[row] + i] = ring[row, i]
-    return flat
-
-
-@njit(cache=True, nogil=True)
-def _unpack_pairs(flat: U64s, begin: I64s, start: I64s, items: U64s, ts_ms: I64s) -> None:
-    for row in range(len(begin) - 1):
-        for i in range((begin[row + 1] - begin[row]) // 2):
-            items[start[row] + i] = flat[begin[row] + 2 * i]
-            ts_ms[start[row] + i] = np.int64(flat[begin[row] + 2 * i + 1])
-
-
-@njit(cache=True, nogil=True)
-def _pack_pairs(begin: I64s, start: I64s, items: U64s, ts_ms: I64s, size: I64s) -> U64s:
-    flat = np.empty(begin[-1], dtype=np.uint64)
-    for row in range(len(size)):
-        for i in range(size[row]):
-            flat[begin[row] + 2 * i] = items[start[row] + i]
-            flat[begin[row] + 2 * i + 1] = np.uint64(ts_ms[start[row] + i])
-    return flat
+    for row in range(len(held.size)):
+        for i in range(held.size[row]):
+            flat[begin[row] + 2 * i] = held.items[held.start[row] + i]
+            flat[begin[row] + 2 * i + 1] = np.uint64(held.ts_ms[held.start[row] + i])
+    return flat, begin

@@ -31,6 +31,4 @@ def hash_id(name: str, kind: int) -> int:
 def hash_ids(names: Sequence[str], kind: int) -> U64s:
     """Ids of many names, in order: `hash_id` of each, for strings without lone surrogates."""
     digest, seed = xxhash.xxh3_64_intdigest, _SEEDS[kind]
-    ids = np.array([digest(name.encode(), seed) for name in names], dtype=np.uint64)
-    ids[ids == 0] = 1
-    return ids
+    return np.array([digest(name.encode(), seed) or 1 for name in names], dtype=np.uint64)

@@ -49,6 +49,11 @@ class Names:
             ids[row] = node
         return self._register(kind, names, np.array(ids, dtype=np.uint64), missing, partitions)
 
+    def known(self, kind: int, names: Sequence[str | None]) -> list[int]:
+        """Ids of the names met lately, in order; 0 for any other, and for None."""
+        known = self._known.get(kind, {})
+        return [known.get(name, 0) for name in names]  # type: ignore[arg-type]  # no name is None, and to ask for it costs nothing
+
     def learn(self, kind: int, fresh: dict[str, int]) -> None:
         """Remember names whose writes are committed."""
         known = self._known.setdefault(kind, {})

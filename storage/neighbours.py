@@ -5,9 +5,7 @@ A blob is the landmark (whole half-lives) and 16 bytes a neighbour (node; weight
     Neighbours(state, partitions, half_life_ms).read(CO_ENGAGED, nodes, as_of_ms=...)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -29,11 +27,10 @@ NEIGHBOURS_MAX: Final = 1024
 
 def node_partition(nodes: U64s, partitions: int) -> I64s:
     """The partition that keeps what is known of a node: (N,)."""
-    return (nodes % np.uint64(partitions)).astype(np.int64)
+    return (nodes % np.uint64(partitions)).astype(np.int64) if partitions > 1 else np.zeros(len(nodes), dtype=np.int64)
 
 
-@dataclass
-class NeighbourSet:
+class NeighbourSet(NamedTuple):
     """The lists a batch touches, with room for what it adds: row r owns `start[r]:start[r + 1]`."""
 
     start: I64s
@@ -76,22 +73,32 @@ class Neighbours:
         return nodes[order], decay.at(weights[order], int(flat[:1].view(np.int64)[0]), as_of_ms, self._half_life_ms)
 
 
-def load_neighbours(blobs: Sequence[bytes | None], added: I64s, *, neighbours_max: int) -> NeighbourSet:
-    """Unpack stored lists with room for `added[r]` more, never beyond twice the bound."""
-    flat, begin = ragged.words(blobs)
+@njit(cache=True, nogil=True)
+def load_neighbours(flat: U64s, begin: I64s, added: I64s, neighbours_max: int) -> NeighbourSet:
+    """Unpack stored lists, end to end as `ragged.words` has them, with room for `added[r]` more, never beyond twice the bound."""
     size = (begin[1:] - begin[:-1]) // 2  # the head word is dropped by the division
     start = ragged.room(size, added, 2 * neighbours_max)
-    held = NeighbourSet(
-        start, np.empty(int(start[-1]), np.uint64), np.empty(int(start[-1]), np.int64), size, np.zeros(len(blobs), np.int64)
-    )
-    _unpack(flat, begin, start, held.nodes, held.weights, held.landmark)
-    return held
+    nodes, weights, landmark = np.empty(start[-1], np.uint64), np.empty(start[-1], np.int64), np.zeros(len(size), np.int64)
+    for row in range(len(size)):
+        if begin[row + 1] > begin[row]:
+            landmark[row] = np.int64(flat[begin[row]])
+        for i in range(size[row]):
+            nodes[start[row] + i] = flat[begin[row] + 1 + 2 * i]
+            weights[start[row] + i] = np.int64(flat[begin[row] + 2 + 2 * i])
+    return NeighbourSet(start, nodes, weights, size, landmark)
 
 
-def store_neighbours(held: NeighbourSet) -> list[memoryview]:
-    """The working set as blobs, one per row."""
+@njit(cache=True, nogil=True)
+def store_neighbours(held: NeighbourSet) -> tuple[U64s, I64s]:
+    """The working set end to end, and where each row begins: what `ragged.cut` makes blobs of."""
     begin = ragged.starts(1 + 2 * held.size)
-    return ragged.cut(_pack(begin, held.start, held.nodes, held.weights, held.size, held.landmark), begin)
+    flat = np.empty(begin[-1], dtype=np.uint64)
+    for row in range(len(held.size)):
+        flat[begin[row]] = np.uint64(held.landmark[row])
+        for i in range(held.size[row]):
+            flat[begin[row] + 1 + 2 * i] = held.nodes[held.start[row] + i]
+            flat[begin[row] + 2 + 2 * i] = np.uint64(held.weights[held.start[row] + i])
+    return flat, begin
 
 
 @njit(cache=True, nogil=True)
@@ -108,32 +115,8 @@ def _laid_out(flat: U64s, begin: I64s, now: float) -> tuple[U64s, F64s, I64s]:
             continue
         age = min(max(now - np.int64(flat[begin[place]]), -decay.AGE_MAX), decay.AGE_MAX)
         scale = 2.0 ** (-age - decay.SCALE_BITS)
+        entries = flat[begin[place] + 1 : begin[place + 1]]
         for i in range(size):
-            nodes[n] = flat[begin[place] + 1 + 2 * i]
-            weights[n] = np.float64(np.int64(flat[begin[place] + 2 + 2 * i])) * scale
-            places[n] = place
-            n += 1
+            nodes[n + i], weights[n + i], places[n + i] = entries[2 * i], np.float64(np.int64(entries[2 * i + 1])) * scale, place
+        n += size
     return nodes, weights, places
-
-
-@njit(cache=True, nogil=True)
-def _unpack(flat: U64s, begin: I64s, start: I64s, nodes: U64s, weights: I64s, landmark: I64s) -> None:
-    for row in range(len(begin) - 1):
-        at = begin[row]
-        if begin[row + 1] == at:
-            continue
-        landmark[row] = np.int64(flat[at])
-        for i in range((begin[row + 1] - at - 1) // 2):
-            nodes[start[row] + i] = flat[at + 1 + 2 * i]
-            weights[start[row] + i] = np.int64(flat[at + 2 + 2 * i])
-
-
-@njit(cache=True, nogil=True)
-def _pack(begin: I64s, start: I64s, nodes: U64s, weights: I64s, size: I64s, landmark: I64s) -> U64s:
-    flat = np.empty(begin[-1], dtype=np.uint64)
-    for row in range(len(size)):
-        flat[begin[row]] = np.uint64(landmark[row])
-        for i in range(size[row]):
-            flat[begin[row] + 1 + 2 * i] = nodes[start[row] + i]
-            flat[begin[row] + 2 + 2 * i] = np.uint64(weights[start[row] + i])
-    return flat

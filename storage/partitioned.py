@@ -1,6 +1,7 @@
 """Reading and writing rows that lie in several partitions, as if they lay in one."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numba import njit
@@ -9,20 +10,28 @@ from storage.arrays import I64s, U64s
 from storage.ragged import number_rows
 from storage.state import Claim, State, Write
 
+_MANY: Final = 256
 
-def distinct_rows(ids: U64s) -> tuple[U64s, I64s]:
-    """Distinct ids ascending, and each element's row among them: (R,), (N,). Ascending ids are read and written fastest."""
-    if len(ids) == 1:
-        return ids, np.zeros(1, dtype=np.int64)
-    distinct, rows = number_rows(ids)
-    order = np.argsort(distinct)
+
+def distinct_rows(ids: U64s) -> tuple[I64s, I64s]:
+    """Where each distinct id stands first, and each element's row among these: (R,), (N,).
+
+    Many ids ascend, for so they are read and written fastest; a few come as they are, since sorting them would cost more.
+    """
+    first, rows = number_rows(ids)
+    if len(first) < _MANY:
+        return first, rows
+    order = np.argsort(ids[first])
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    return distinct[order], place[rows]
+    return first[order], place[rows]
 
 
 def read_rows(state: State, table: str, partitions: I64s, ids: U64s) -> list[bytes | None]:
     """Blobs of (partition, id) rows, in their order."""
+    where = present(partitions)
+    if len(where) == 1:
+        return state.read(table, where[0], ids)
     return read_tables(state, [(table, partitions, ids)])[0]
 
 
@@ -64,7 +73,7 @@ def write_rows(table: str, partitions: I64s, ids: U64s, values: Sequence[bytes |
 
 def present(partitions: I64s) -> list[int]:
     """The partitions that occur, ascending. Most often it is one, and to see that takes no sorting."""
-    if len(partitions) and _all_equal(partitions):
+    if len(partitions) == 1 or (len(partitions) and _all_equal(partitions)):
         return [int(partitions[0])]
     return np.unique(partitions).tolist()  # type: ignore[no-any-return]  # numpy's tolist
 

@@ -48,8 +48,8 @@ def room(size: I64s, added: I64s, bound: int) -> I64s:
 
 
 @njit(cache=True, nogil=True)
-def number_rows(ids: U64s) -> tuple[U64s, I64s]:
-    """Distinct ids in order of first appearance, and each element's row among them: (R,), (N,). Expected O(N)."""
+def number_rows(ids: U64s) -> tuple[I64s, I64s]:
+    """Where each distinct id stands first, in that order, and each element's row among them: (R,), (N,). Expected O(N)."""
     n = len(ids)
     size = 16
     while size < 2 * n:
@@ -57,6 +57,7 @@ def number_rows(ids: U64s) -> tuple[U64s, I64s]:
     mask = np.uint64(size - 1)
     slots = np.full(size, -1, dtype=np.int64)
     distinct = np.empty(n, dtype=np.uint64)
+    first = np.empty(n, dtype=np.int64)
     rows = np.empty(n, dtype=np.int64)
     count = 0
     for i in range(n):
@@ -66,10 +67,10 @@ def number_rows(ids: U64s) -> tuple[U64s, I64s]:
             at = (at + np.uint64(1)) & mask
         if slots[at] < 0:
             slots[at] = count
-            distinct[count] = key
+            distinct[count], first[count] = key, i
             count += 1
         rows[i] = slots[at]
-    return distinct[:count].copy(), rows
+    return first[:count].copy(), rows
 
 
 @njit(cache=True, nogil=True)

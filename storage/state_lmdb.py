@@ -30,6 +30,9 @@ class _Held(msgspec.Struct):
     incarnation: int = 0
 
 
+_held_from: Final = msgspec.json.Decoder(_Held)
+
+
 class LmdbState:
     """One environment with a database per table; keys are partition and id, big-endian, so a scan ascends by id."""
 
@@ -88,7 +91,7 @@ class LmdbState:
                 for key, raw in cursor:
                     if not key.startswith(prefix):
                         break
-                    found[int(key[len(prefix) :])] = msgspec.json.decode(raw, type=_Held).watermark
+                    found[int(key[len(prefix) :])] = _held_from.decode(raw).watermark
         return found
 
     def read(self, table: str, partition: int, ids: U64s) -> list[bytes | None]:
@@ -167,7 +170,7 @@ class LmdbState:
 
     def _held(self, txn: lmdb.Transaction, stream: str, partition: int) -> _Held:
         raw = txn.get(_key(stream, partition), db=self._meta)
-        return msgspec.json.decode(raw, type=_Held) if raw is not None else _Held()
+        return _held_from.decode(raw) if raw is not None else _Held()
 
     def _read(self, txn: lmdb.Transaction, table: "lmdb._Database", keys: list[bytes]) -> list[bytes | None]:
         get = txn.get

@@ -17,6 +17,13 @@ class MemoryVectors:
         self.dim, self.collection = dim, collection
         self._mirror = Mirror(dim)
 
+    @classmethod
+    def over(cls, ids: U64s, matrix: F32s, *, collection: str) -> "MemoryVectors":
+        """What another collection's `matrix` gave, as it is now: nothing is copied."""
+        vectors = cls(matrix.shape[1], collection=collection)
+        vectors._mirror = Mirror.over(ids, matrix, revision=1)
+        return vectors
+
     def __len__(self) -> int:
         return len(self._mirror)
 

@@ -44,6 +44,16 @@ class Mirror:
         self._snapshot = self._view(0, np.zeros(0, np.int64))
         self.revision_max = 0
 
+    @classmethod
+    def over(cls, ids: U64s, matrix: F32s, revision: int) -> "Mirror":
+        """Of distinct ids and their rows as they lie there; they must not change, and this mirror does not change them."""
+        mirror = cls(matrix.shape[1])
+        mirror._ids, mirror._matrix = ids, matrix
+        mirror._row_of = {node: row for row, node in enumerate(ids.tolist())}
+        mirror._snapshot = mirror._view(len(ids), np.zeros(0, np.int64))
+        mirror._note(dict.fromkeys(mirror._row_of, revision))
+        return mirror
+
     def __len__(self) -> int:
         return len(self._row_of)
 
@@ -111,6 +121,8 @@ class Mirror:
         return [position for position, node in enumerate(ids.tolist()) if stored.get(node, 0) < revision]
 
     def _append(self, ids: U64s, vectors: F32s) -> None:
+        if not len(ids):
+            return
         self._make_room(len(ids))
         start = len(self._snapshot.ids)
         stop = start + len(ids)

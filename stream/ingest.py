@@ -8,7 +8,7 @@ seen-sets, counts, neighbours, dirty marks, tallies and watermarks are committed
 committed. A crash before 2 repeats 1, which is harmless: a letter is known by its origin, an edge by its event.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from storage.arrays import Bools, I64s, U64s
 from storage.counts import load_counts, store_counts
-from storage.histories import load_histories, load_seen, store_histories, store_seen
 from storage.log import PACK, Entry, Log, Record
 from storage.names import Names
 from storage.partitioned import distinct_rows, present, read_tables, write_rows
+from storage.ragged import cut
 from storage.state import COUNTS, HISTORIES, SEEN, TALLIES, Advance, Claim, Gap, Refusal, State, Write
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
 from stream.edges import EDGES, Made, Upstream, place, split
@@ -101,10 +101,8 @@ class _Counted:
 
     @classmethod
     def of(cls, hashed: Hashed) -> "_Counted":
-        keys, rows = distinct_rows(hashed.columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
-        where, items = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
-        where[rows], items[rows] = hashed.partitions, hashed.columns.items
-        return cls(where, items, rows)
+        first, rows = distinct_rows(hashed.columns.items ^ (hashed.partitions.astype(np.uint64) * _PARTITION_SALT))
+        return cls(hashed.partitions[first], hashed.columns.items[first], rows)
 
 
 def no_fault(point: str) -> None:
@@ -173,11 +171,9 @@ class Ingest:
         records = decoded.records
         append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
         reasons = refusals(decoded.source, append_ms, self._shape)
-        valid = np.ones(len(decoded), dtype=np.bool_)
-        valid[list(reasons)] = False
-        hashed = self._hash(decoded, valid, reasons)
+        hashed, rows = self._hash(decoded, reasons)
         letters = self._letters(decoded, reasons)
-        return self._reduce(decoded, hashed, letters, rows=np.flatnonzero(valid))
+        return self._reduce(decoded, hashed, letters, rows=rows)
 
     def publish(self, batches: Sequence[Prepared], *, now_ms: int) -> None:
         """Append what must be on the log before these batches may be committed, and wait until it is."""
@@ -225,20 +221,20 @@ class Ingest:
             self._log.append(EDGES, entries, now_ms=now_ms)
             self._fault("after edges")
 
-    def _hash(self, decoded: Decoded, valid: Bools, reasons: dict[int, str]) -> Hashed:
-        """Hash the valid rows; rows that are misrouted or whose id belongs to another name join the refused ones."""
-        hashed = self._hash_valid(decoded, np.flatnonzero(valid))
-        rows = np.flatnonzero(valid)
+    def _hash(self, decoded: Decoded, reasons: dict[int, str]) -> tuple[Hashed, I64s]:
+        """Hash the rows that are not refused, and say which; the misrouted, and those whose id belongs to another name, are refused too."""
+        rows, refused = _left(len(decoded), reasons), len(reasons)
+        hashed = self._hash_valid(decoded, rows)
         for row in hashed.clashed:
             reasons[int(rows[row])] = "id collision: its 64-bit id belongs to another name"
         if self._shape.partitions > 1:
             landed = np.array([r.partition for r in decoded.records], dtype=np.int64)[decoded.record[rows]]
             for row in np.flatnonzero(landed != hashed.partitions).tolist():
                 reasons[int(rows[row])] = "misrouted: the producer needs partitioner=murmur2_random (key = user_id)"
-        if np.all(valid[list(reasons)] == 0):
-            return hashed
-        valid[list(reasons)] = False
-        return self._hash_valid(decoded, np.flatnonzero(valid))
+        if len(reasons) > refused:
+            rows = _left(len(decoded), reasons)
+            hashed = self._hash_valid(decoded, rows)
+        return hashed, rows
 
     def _hash_valid(self, decoded: Decoded, rows: I64s) -> Hashed:
         events = decoded.source if len(rows) == len(decoded) else taken(decoded.source, rows)
@@ -268,41 +264,34 @@ class Ingest:
 
     def _reduce(self, decoded: Decoded, hashed: Hashed, letters: list[DeadLetter], *, rows: I64s) -> Prepared:
         columns, shape = hashed.columns, self._shape
-        users, places = distinct_rows(columns.users)
-        where = np.zeros(len(users), dtype=np.int64)
-        where[places] = hashed.partitions
+        first, places = distinct_rows(columns.users)
+        users, where = columns.users[first], hashed.partitions[first]
         counted = _Counted.of(hashed)
         asked = [(HISTORIES, where, users), (SEEN, where, users), (COUNTS, counted.where, counted.items)]
         at = [(self._claims[p], self._marks[p]) for p in {record.partition for record in decoded.records}]
         histories, seen_sets, counts = read_tables(self._state, asked, at=at)
-        added = np.bincount(places, minlength=len(users)).astype(np.int64)
-        held = load_histories(histories, added, history_max=shape.history_max)
-        seen = load_seen(seen_sets, added, seen_max=shape.seen_max)
-        edges, applied = reduce_users(places, columns, held, seen, shape)
-        batch = Prepared(decoded, hashed, letters, applied, edges, rows, list(hashed.writes))
+        reduced = reduce_users(places, columns, histories, seen_sets, shape)
+        batch = Prepared(decoded, hashed, letters, reduced.applied, reduced.edges, rows, list(hashed.writes))
         if len(users):
-            batch.writes += write_rows(HISTORIES, where, users, store_histories(held))
-            batch.writes += write_rows(SEEN, where, users, store_seen(seen))
+            batch.writes += write_rows(HISTORIES, where, users, cut(*reduced.histories))
+            batch.writes += write_rows(SEEN, where, users, cut(*reduced.seen))
             self._count(batch, counted, load_counts(counts))
-        if len(edges) and not self._edges_apart:
+        if len(batch.edges) and not self._edges_apart:
             self._connect(batch)
         return batch
 
     def _count(self, batch: Prepared, counted: "_Counted", table: I64s) -> None:
         reduce_counts(table, counted.rows, batch.hashed.columns, batch.applied, self._shape)
-        used = table[:, 0] > 0
+        used = table[:, 0].nonzero()[0]
         batch.items, batch.counts, batch.counted_in = counted.items[used], table[used], counted.where[used]
-        if used.any():
-            batch.writes += write_rows(COUNTS, batch.counted_in, batch.items, store_counts(np.ascontiguousarray(batch.counts)))
+        if len(used):
+            batch.writes += write_rows(COUNTS, batch.counted_in, batch.items, store_counts(batch.counts))
 
     def _connect(self, batch: Prepared) -> None:
         """Neighbours and dirty marks as part of this commit; a collection has no vector and is not marked."""
-        collections = batch.hashed.columns.collections
-        named = collections[collections != 0]
-        items = ~np.isin(batch.edges.nodes, named) if len(named) else np.ones(len(batch.edges), dtype=np.bool_)
         records = batch.decoded.records
         mark = dirty_mark(records[-1].number, append_ms=records[0].append_ms)
-        batch.writes += connected(self._state, batch.edges, items, self._shape, mark=lambda _: mark)
+        batch.writes += connected(self._state, batch.edges, batch.edges.of_items(), self._shape, mark=lambda _: mark)
 
     def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
         after = {record.partition: record.offset + 1 for record in records}  # offsets of a partition ascend
@@ -324,20 +313,27 @@ class Ingest:
 
     def _tally(self, prepared: Prepared) -> dict[int, Tally]:
         hashed, tallies = prepared.hashed, dict[int, Tally]()
-        for partition in {*present(hashed.partitions), *(letter.partition for letter in prepared.letters)}:
-            old, here = self._tallies[partition], hashed.partitions == partition
+        where = present(hashed.partitions)
+        for partition in {*where, *(letter.partition for letter in prepared.letters)}:
+            old, here = self._tallies[partition], slice(None) if where == [partition] else hashed.partitions == partition
             dead = dict(old.dead_letters)
             for letter in prepared.letters:
                 if letter.partition == partition:
                     dead[letter.kind] = dead.get(letter.kind, 0) + 1
-            newest_ms = int(hashed.columns.stamps[here].max(initial=0)) >> 16
-            accepted = int(np.count_nonzero(here))
+            stamps = hashed.columns.stamps[here]
+            accepted, newest_ms = len(stamps), int(stamps.max(initial=0)) >> 16
             tallies[partition] = Tally(
                 accepted=old.accepted + accepted,
                 duplicates=old.duplicates + accepted - int(np.count_nonzero(prepared.applied[here])),
                 dead_letters=dead, newest_ms=max(old.newest_ms, newest_ms),
             )  # fmt: skip
         return tallies
+
+
+def _left(count: int, refused: Collection[int]) -> I64s:
+    """The rows of `count` that are not refused."""
+    rows = np.arange(count, dtype=np.int64)
+    return np.delete(rows, list(refused)) if refused else rows
 
 
 def _applied(prepared: Prepared) -> Applied:

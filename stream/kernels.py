@@ -1,4 +1,4 @@
-"""The reducers' inner loops, compiled: arrays in, arrays changed in place.
+"""The reducers' inner loops, compiled: what is stored goes in end to end, and comes out as it is then.
 
 `stream/reducers.py` says what each does; this file is how, and is typed by numba.
 """
@@ -8,55 +8,67 @@ from numba import njit
 
 from storage import decay
 from storage.counts import DECAYED, EVENTS, LANDMARK, POSITIVES
-from storage.histories import RING
-from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SHOWN_NEXT_TO
+from storage.histories import RING, load_histories, load_seen, store_histories, store_seen
+from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SALTS, SHOWN_NEXT_TO, load_neighbours, store_neighbours
+from storage.ragged import group
 from stream.shape import DISTANCE_UNIT
 
 
 @njit(cache=True, nogil=True)
 def apply_events(
     rows, items, stamps, event_ids, collections, sources, has_item, weight,
-    start, h_items, h_stamps, h_size, ring, ring_size, ring_next,
-    seen_start, s_items, s_ts, s_size,
-    positive, history_max, seen_max, window, salts, applied,
-    e_nodes, e_lists, e_targets, e_amounts, e_ts, emitted,
+    h_flat, h_begin, s_flat, s_begin, positive, history_max, seen_max, window,
+    ids, numbers,
 ):  # fmt: skip
+    """Events (N,) over stored histories and seen-sets, each end to end and where its R rows begin (R + 1,).
+
+    Returns both as they are then, each as it came; which events counted (N,); how many edges they made, E. Those stand first in
+    ids (3, room): nodes, list ids, targets, and numbers (3, room): amounts, times, rows of their events.
+    """
+    added = np.zeros(len(h_begin) - 1, dtype=np.int64)
+    for row in rows:
+        added[row] += 1
+    held = load_histories(h_flat, h_begin, added, history_max)
+    start, h_items, h_stamps, size, ring_start, ring, ring_size, ring_next = held
+    seen = load_seen(s_flat, s_begin, added, seen_max)
+    seen_start, s_items, s_ts, s_size = seen
+    applied = np.zeros(len(rows), dtype=np.bool_)
     count = 0
     for n in range(len(rows)):
-        emitted[n] = count
         row = rows[n]
-        if _known(ring[row], ring_size[row], event_ids[n]):
+        if _known(ring[ring_start[row] :], ring_size[row], event_ids[n]):
             continue
         applied[n] = True
-        ring[row, ring_next[row]] = event_ids[n]
-        ring_next[row] = (ring_next[row] + 1) % RING
-        ring_size[row] = min(ring_size[row] + 1, RING)
-        base, size, item, ts = start[row], h_size[row], items[n], np.int64(stamps[n] >> np.uint64(16))
-        at = size
+        turn = ring_next[row] if ring_size[row] == RING else ring_size[row]  # one that is not full goes on where it ends
+        ring[ring_start[row] + turn] = event_ids[n]
+        ring_next[row], ring_size[row] = (turn + 1) % RING, min(ring_size[row] + 1, RING)
+        base, end, item, ts = start[row], start[row] + size[row], items[n], np.int64(stamps[n] >> np.uint64(16))
+        at = size[row]
         while at > 0 and np.int64(h_stamps[base + at - 1] >> np.uint64(16)) > ts:
             at -= 1
         if weight[n] > 0:
-            for g in range(1, min(window, at) + 1):
-                other = base + at - g
-                if positive[np.int64((h_stamps[other] >> np.uint64(8)) & np.uint64(255))] and h_items[other] != item:
-                    amount = weight[n] * (DISTANCE_UNIT // g)
-                    count = _emit(e_nodes, e_lists, e_targets, e_amounts, e_ts, count, h_items[other], item, amount, ts, CO_ENGAGED, salts)
-            for g in range(1, min(window, size - at) + 1):
-                other = base + at + g - 1
-                if positive[np.int64((h_stamps[other] >> np.uint64(8)) & np.uint64(255))] and h_items[other] != item:
-                    amount, later = weight[n] * (DISTANCE_UNIT // g), np.int64(h_stamps[other] >> np.uint64(16))
-                    count = _emit(
-                        e_nodes, e_lists, e_targets, e_amounts, e_ts, count, item, h_items[other], amount, later, CO_ENGAGED, salts
-                    )
-            amount = weight[n] * DISTANCE_UNIT
+            count = _pair(ids, numbers, count, n, item, ts, weight[n], h_items[base:end], h_stamps[base:end], at, positive, window)
             if collections[n] != 0:
-                count = _emit(e_nodes, e_lists, e_targets, e_amounts, e_ts, count, item, collections[n], amount, ts, IN_COLLECTION, salts)
+                count = _emit(ids, numbers, count, n, item, collections[n], weight[n] * DISTANCE_UNIT, ts, IN_COLLECTION)
             if sources[n] != 0 and sources[n] != item:
-                count = _emit(e_nodes, e_lists, e_targets, e_amounts, e_ts, count, sources[n], item, amount, ts, SHOWN_NEXT_TO, salts)
-        h_size[row] = _insert(h_items, h_stamps, base, size, at, item, stamps[n], history_max)
+                count = _emit(ids, numbers, count, n, sources[n], item, weight[n] * DISTANCE_UNIT, ts, SHOWN_NEXT_TO)
+        size[row] = _insert(h_items, h_stamps, base, size[row], at, item, stamps[n], history_max)
         if has_item[n]:
             s_size[row] = _see(s_items, s_ts, seen_start[row], s_size[row], item, ts, seen_max)
-    emitted[len(rows)] = count
+    return store_histories(held), store_seen(seen), applied, count
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _pair(ids, numbers, count, n, item, ts, weight, items, stamps, at, positive, window):
+    """Edges between an event and the entries around position `at`, its own, of a history."""
+    for g in range(1, min(window, at) + 1):
+        other, stamp = items[at - g], stamps[at - g]
+        if positive[np.int64((stamp >> np.uint64(8)) & np.uint64(255))] and other != item:
+            count = _emit(ids, numbers, count, n, other, item, weight * (DISTANCE_UNIT // g), ts, CO_ENGAGED)
+    for g in range(1, min(window, len(items) - at) + 1):
+        other, stamp = items[at + g - 1], stamps[at + g - 1]
+        if positive[np.int64((stamp >> np.uint64(8)) & np.uint64(255))] and other != item:
+            count = _emit(ids, numbers, count, n, item, other, weight * (DISTANCE_UNIT // g), np.int64(stamp >> np.uint64(16)), CO_ENGAGED)
     return count
 
 
@@ -69,11 +81,13 @@ def _known(ring, size, event_id):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _emit(nodes, lists, targets, amounts, times, count, earlier, later, amount, ts, relation, salts):
+def _emit(ids, numbers, count, n, earlier, later, amount, ts, relation):
     """Both directions of one pair; the way back weighs half."""
-    nodes[count], lists[count], targets[count], amounts[count], times[count] = earlier, earlier ^ salts[relation], later, amount, ts
+    ids[0, count], ids[1, count], ids[2, count] = earlier, earlier ^ SALTS[relation], later
+    numbers[0, count], numbers[1, count], numbers[2, count] = amount, ts, n
     count += 1
-    nodes[count], lists[count], targets[count], amounts[count], times[count] = later, later ^ salts[relation], earlier, amount // 2, ts
+    ids[0, count], ids[1, count], ids[2, count] = later, later ^ SALTS[relation], earlier
+    numbers[0, count], numbers[1, count], numbers[2, count] = amount // 2, ts, n
     return count + 1
 
 
@@ -125,10 +139,17 @@ def _see(items, times, base, size, item, ts, seen_max):
 
 
 @njit(cache=True, nogil=True)
-def apply_edges(starts, nodes, weights, sizes, landmarks, order, begin, targets, amounts, times, neighbours_max, half_life_ms, table):
-    for row in range(len(sizes)):
-        base, size, landmark = starts[row], sizes[row], landmarks[row]
-        for k in range(begin[row], begin[row + 1]):
+def apply_edges(flat, begin, rows, targets, amounts, times, neighbours_max, half_life_ms, table):
+    """Edges (E,), each with its list's row, over stored lists, end to end and where their R rows begin (R + 1,).
+
+    Returns the lists as they are then, as they came.
+    """
+    order, first = group(rows, len(begin) - 1)
+    held = load_neighbours(flat, begin, first[1:] - first[:-1], neighbours_max)
+    nodes, weights = held.nodes, held.weights
+    for row in range(len(held.size)):
+        base, size, landmark = held.start[row], held.size[row], held.landmark[row]
+        for k in range(first[row], first[row + 1]):
             edge = order[k]
             weight, whole = decay.decayed_amount(amounts[edge], times[edge], half_life_ms, table)
             if size == 0:
@@ -150,7 +171,8 @@ def apply_edges(starts, nodes, weights, sizes, landmarks, order, begin, targets,
             size += 1
             if size == 2 * neighbours_max:
                 size = _trim(nodes[base : base + size], weights[base : base + size], neighbours_max)
-        sizes[row], landmarks[row] = size, landmark
+        held.size[row], held.landmark[row] = size, landmark
+    return store_neighbours(held)
 
 
 @njit(cache=True, nogil=True)

@@ -5,12 +5,9 @@ writes = connected(state, edges, items, shape, mark=lambda partition: dirty_mark
 
 from collections.abc import Callable
 
-import numpy as np
-
 from storage.arrays import Bools
-from storage.neighbours import load_neighbours, node_partition, store_neighbours
+from storage.neighbours import node_partition
 from storage.partitioned import distinct_rows, present, read_rows, write_rows
-from storage.ragged import group
 from storage.state import DIRTY, NEIGHBOURS, State, Write
 from stream.reducers import Edges, reduce_neighbours
 from stream.shape import Shape
@@ -21,15 +18,13 @@ def connected(state: State, edges: Edges, items: Bools, shape: Shape, *, mark: C
 
     items (E,): the edge's node is an item, so it has a vector; `mark` of a partition tells one change from the next.
     """
-    list_ids, rows = distinct_rows(edges.list_ids)
-    nodes, marked = np.zeros(len(list_ids), dtype=np.uint64), np.zeros(len(list_ids), dtype=np.bool_)
-    nodes[rows], marked[rows] = edges.nodes, items
+    first, rows = distinct_rows(edges.list_ids)
+    list_ids, nodes = edges.list_ids[first], edges.nodes[first]
     where = node_partition(nodes, shape.partitions)
-    order, begin = group(rows, len(list_ids))
-    lists = load_neighbours(read_rows(state, NEIGHBOURS, where, list_ids), begin[1:] - begin[:-1], neighbours_max=shape.neighbours_max)
-    reduce_neighbours(lists, order, begin, edges, shape)
-    writes = write_rows(NEIGHBOURS, where, list_ids, store_neighbours(lists))
-    changed, _ = distinct_rows(nodes[marked])
+    lists = reduce_neighbours(rows, edges, read_rows(state, NEIGHBOURS, where, list_ids), shape)
+    writes = write_rows(NEIGHBOURS, where, list_ids, lists)
+    changed = nodes[items[first]]  # a node may have a list of each relation
+    changed = changed[distinct_rows(changed)[0]]
     if len(changed):
         where = node_partition(changed, shape.partitions)
         marks = {partition: mark(partition) for partition in present(where)}

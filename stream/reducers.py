@@ -3,18 +3,19 @@
 A batch is reduced by running that definition over all its events inside one working set, so any batch size gives the
 same bits. Late events land where their time puts them; a known event id changes nothing.
 
-    edges, applied = reduce_users(rows, columns, histories, seen, shape)
-    reduce_neighbours(lists, rows, edges, shape)
+    users = reduce_users(rows, columns, histories, seen, shape)
+    lists = reduce_neighbours(rows, users.edges, lists, shape)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from storage import decay
 from storage.arrays import Bools, I64s, U64s
-from storage.histories import HistorySet, SeenSet
-from storage.neighbours import SALTS, NeighbourSet
+from storage.neighbours import IN_COLLECTION, SALTS
+from storage.ragged import cut, words
 from stream import kernels
 from stream.shape import Shape
 
@@ -53,6 +54,12 @@ class Edges:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def of_items(self) -> Bools:
+        """Which nodes are items (E,): all but the collections, which in-collection edges lead back from."""
+        items: Bools = self.list_ids != self.nodes ^ SALTS[IN_COLLECTION]
+        items[::2] = True
+        return items
+
     def take(self, rows: I64s | Bools) -> "Edges":
         """Some of them, in this order."""
         return Edges(
@@ -60,36 +67,37 @@ class Edges:
         )  # fmt: skip
 
 
-def reduce_users(rows: I64s, columns: Columns, held: HistorySet, seen: SeenSet, shape: Shape) -> tuple[Edges, Bools]:
-    """Put events into their users' histories and seen-sets, in place; emit their edges once.
+@dataclass(frozen=True)
+class Users:
+    """What events made of their users: R histories and seen-sets, for `ragged.cut`; edges once; which counted (N,), False: duplicate."""
 
-    rows (N,): each event's row in the working sets. Returns the edges and which events were applied (False: duplicate).
-    An event pairs with up to `edge_window` entries before it and, if late, after it: earlier -> later adds weight /
-    distance, later -> earlier half of it; the pair's time is the later one's.
+    histories: tuple[U64s, I64s]
+    seen: tuple[U64s, I64s]
+    applied: Bools
+    edges: Edges
+
+
+def reduce_users(rows: I64s, columns: Columns, histories: Sequence[bytes | None], seen: Sequence[bytes | None], shape: Shape) -> Users:
+    """Put events into their users' histories and seen-sets; emit their edges.
+
+    rows (N,): each event's row among the R stored blobs of either kind. An event pairs with up to `edge_window` entries before
+    it and, if late, after it: earlier -> later adds weight / distance, later -> earlier half of it; the pair's time is the later one's.
     """
-    applied = np.zeros(len(rows), dtype=np.bool_)
     room = len(rows) * (4 * shape.edge_window + 4)
-    nodes, list_ids, targets = (np.empty(room, np.uint64) for _ in range(3))
-    amounts, ts_ms = (np.empty(room, np.int64) for _ in range(2))
-    emitted = np.empty(len(rows) + 1, np.int64)
-    count = kernels.apply_events(
+    ids, numbers = np.empty((3, room), dtype=np.uint64), np.empty((3, room), dtype=np.int64)
+    new_histories, new_seen, applied, count = kernels.apply_events(
         rows, columns.items, columns.stamps, columns.event_ids, columns.collections, columns.sources, columns.has_item, columns.weight,
-        held.start, held.items, held.stamps, held.size, held.ring, held.ring_size, held.ring_next,
-        seen.start, seen.items, seen.ts_ms, seen.size,
-        shape.positive, shape.history_max, shape.seen_max, shape.edge_window, SALTS, applied,
-        nodes, list_ids, targets, amounts, ts_ms, emitted,
+        *words(histories), *words(seen), shape.positive, shape.history_max, shape.seen_max, shape.edge_window, ids, numbers,
     )  # fmt: skip
-    events = np.arange(len(rows)).repeat(emitted[1:] - emitted[:-1])
-    return Edges(nodes[:count], list_ids[:count], targets[:count], amounts[:count], ts_ms[:count], events), applied
+    return Users(new_histories, new_seen, applied, Edges(*ids[:, :count], *numbers[:, :count]))
 
 
-def reduce_neighbours(lists: NeighbourSet, order: I64s, begin: I64s, edges: Edges, shape: Shape) -> None:
-    """Add edges to their lists, in place. `order` and `begin` group the edges by list, log order kept within each."""
-    kernels.apply_edges(
-        lists.start, lists.nodes, lists.weights, lists.size, lists.landmark,
-        order, begin, edges.targets, edges.amounts, edges.ts_ms,
-        shape.neighbours_max, shape.edge_half_life_ms, decay.TABLE,
+def reduce_neighbours(rows: I64s, edges: Edges, lists: Sequence[bytes | None], shape: Shape) -> list[memoryview]:
+    """Add edges to their lists in log order. rows (E,): each edge's list among the R stored blobs; returns the new ones."""
+    stored = kernels.apply_edges(
+        *words(lists), rows, edges.targets, edges.amounts, edges.ts_ms, shape.neighbours_max, shape.edge_half_life_ms, decay.TABLE,
     )  # fmt: skip
+    return cut(*stored)
 
 
 def reduce_counts(table: I64s, rows: I64s, columns: Columns, applied: Bools, shape: Shape) -> None:

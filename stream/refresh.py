@@ -82,21 +82,25 @@ class Refresher:
         return self._look(targets, {p: self._marks(p, items_max) for p in self.partitions}, now_ms)
 
     def step_on(self, targets: Sequence[Target], nodes: U64s, *, now_ms: int) -> Refreshed:
-        """The same for the dirty ones of these items, out of turn: what is born is to be found at once."""
+        """The same for these items, out of turn, marked or not: what the catalogue has just learned of is to be found at once.
+
+        Not marked any more is what a step met while the catalogue still had the content before.
+        """
         where, marks = node_partition(nodes, self._shape.partitions), {}
         for partition in set(np.unique(where).tolist()) & set(self.partitions):
             here = nodes[where == partition]
             found = zip(here.tolist(), self._state.read(DIRTY, partition, here), strict=True)
-            marks[partition] = {node: bytes(mark) for node, mark in found if mark is not None}
+            marks[partition] = {node: bytes(mark or b"") for node, mark in found}
         return self._look(targets, marks, now_ms)
 
     def _look(self, targets: Sequence[Target], marked: dict[int, dict[int, bytes]], now_ms: int) -> Refreshed:
         looked_at = embedded = 0
         delays: list[int] = []
         for partition, marks in marked.items():
-            if not marks:
-                continue
             nodes = np.array(sorted(marks), dtype=np.uint64)
+            nodes = nodes[self._catalogue.rows(nodes) >= 0]  # of others the state knows already: their marks wait for the catalogue
+            if not len(nodes):
+                continue
             notes = self._notes(nodes, now_ms, targets[0].generation)
             changed, renewed = self._changed(partition, nodes, notes)
             self._upsert(targets, nodes[changed], renewed[changed], now_ms)
@@ -157,7 +161,7 @@ class Refresher:
             return
         self._batch += 1
         rows = self._catalogue.rows(nodes)
-        gone = np.array([row < 0 or bool(self._catalogue.deleted[row]) for row in rows.tolist()])
+        gone = self._catalogue.deleted[rows]
         for target in targets:
             revision = self._floor(target.vectors) + self._batch
             if gone.any():

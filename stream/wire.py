@@ -106,8 +106,11 @@ def decode(records: Sequence[Record]) -> Decoded:
             except ValueError as error:
                 bad.append(Bad(n, 0, f"unreadable event: {error}"[:500], record.value[:BAD_BYTES_MAX]))
     close_run()
-    nothing = np.empty(0, dtype=np.int64)
-    return Decoded(records, _joined(parts), np.concatenate([nothing, *record_of]), np.concatenate([nothing, *index_of]), bad)
+    return Decoded(records, _joined(parts), _end_to_end(record_of), _end_to_end(index_of), bad)
+
+
+def _end_to_end(parts: list[I64s]) -> I64s:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
 
 def _joined(parts: list[Events]) -> Events:

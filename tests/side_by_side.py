@@ -25,11 +25,11 @@ import coverage
 from coverage.exceptions import CoverageException
 from rich.console import Console
 
-WAITING: Final = ("tests/cluster", "tests/bench")
 PROCESSES: Final = {
-    "tests/cluster and tests/bench": WAITING,
-    "all other tests": ("tests", *(f"--ignore={folder}" for folder in WAITING)),
+    "tests of services": ("tests/cluster", "tests/bench", "--ignore-glob=tests/bench/test_quality_*.py"),
+    "all other tests": ("tests", "--ignore=tests/cluster", "--ignore-glob=tests/bench/test_[!q]*.py"),
 }
+"""By what takes alike long; benches of quality need no service."""
 OPTIONS: Final = (
     "--cov", "--cov-report=", "--cov-fail-under=0", "--durations=10", "--durations-min=1", "-o", "junit_family=xunit1",
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from storage.arrays import F64s, I32s, I64s
+from trainers import kernels
 
 HISTORY_MAX: Final = 10
 FADE: Final = 0.996
@@ -89,9 +90,8 @@ class _DensePairs:
         self._counts[rows, columns] = cells + units
 
     def weighted_sum(self, rows: I64s, weights: F64s) -> F64s:
-        # a sum over the first axis adds row after row, so the sparse form gives the same bits
-        weighted: F64s = self._counts[rows] * weights[:, None]  # (H, I)
-        total: F64s = np.add.reduce(weighted, axis=0)
+        # row after row, so the sparse form gives the same bits
+        total: F64s = kernels.weighted_rows(self._counts, rows, weights)
         return total
 
 

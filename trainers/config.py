@@ -12,11 +12,13 @@ from encoders.config import ModelConfig
 class TrainConfig:
     """How a trunk is trained. One step is `batch_windows` windows of `model.history_len` targets at most.
 
-    Whichever of `steps_max` and `seconds_max` is nearer drives the cosine; a run that seconds end is not repeatable to the bit.
+    Whichever of `steps_max` and `seconds_max` is nearer drives the cosine; a run that seconds end is not repeatable to the bit. A run that
+    has not made `steps_min` steps when its seconds are over may take as long again.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
+    steps_min: int = 0
     steps_max: int = 450
     seconds_max: float = 60.0
     batch_windows: int = 32
@@ -48,5 +50,7 @@ class TrainConfig:
             raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
         if min(self.steps_max, self.batch_windows, self.check_every, self.patience, self.chunk_rows, self.uniform) < 1:
             raise ValueError(f"steps, sizes and patience must be at least 1: {self}")
+        if not 0 <= self.steps_min <= self.steps_max:
+            raise ValueError(f"steps_min must lie between 0 and steps_max = {self.steps_max}, not at {self.steps_min}")
         if self.seconds_max <= 0 or self.learning_rate <= 0:
             raise ValueError(f"seconds_max and learning_rate must be positive: {self.seconds_max}, {self.learning_rate}")

@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 
 from encoders.base import F32s, F64s, I64s
+from storage.arrays import I32s
 
 
 @njit(cache=True, nogil=True)
@@ -50,6 +51,16 @@ def _above_and_equal(scores: F32s | F64s, asked: float) -> tuple[int, int]:
         elif score == target or (np.isnan(score) and target == -np.inf):
             equal += 1
     return above, equal
+
+
+@njit(cache=True, nogil=True)
+def weighted_rows(counts: I32s, rows: I64s, weights: F64s) -> F64s:
+    """The sum of counts[rows[h]] * weights[h], row after row: (I,)."""
+    total = np.zeros(counts.shape[1])
+    for h in range(len(rows)):
+        for column in range(counts.shape[1]):
+            total[column] += counts[rows[h], column] * weights[h]
+    return total
 
 
 @njit(cache=True, nogil=True)

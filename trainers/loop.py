@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from trainers.samples import EventColumns, Placed, Windows, windows
 from trainers.saved import Saved
 from trainers.validation import validation_ranks
 
+OVERTIME: Final = 2.0
+"""Times its seconds, for a run that is short of `steps_min`."""
 Progress = Callable[[int, int, float, float], None]  # step, steps_max, loss, MRR on validation
 
 
@@ -99,7 +102,7 @@ class Trainer:
         config, began = self.config, self.clock() - run.seconds
         for batch in run.batches():
             run.step += 1
-            spent = max(run.step / config.steps_max, (self.clock() - began) / config.seconds_max)
+            spent = spent_of(config, run.step, self.clock() - began)
             loss = run.learn(batch, learning_rate(config, run.step, spent))
             self.going.stepped(min(1.0, spent), loss)
             if run.step % config.check_every and spent < 1:
@@ -212,6 +215,14 @@ def optimiser_of(model: Model, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [model.head.log_temperature], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def spent_of(config: TrainConfig, step: int, seconds: float) -> float:
+    """Which part of its budget a run has used: 1 and more when it is over."""
+    time = seconds / config.seconds_max
+    if step < config.steps_min:
+        time = min(time, max(step / config.steps_min, time / OVERTIME))
+    return max(step / config.steps_max, time)
 
 
 def learning_rate(config: TrainConfig, step: int, spent: float) -> float:

@@ -89,7 +89,8 @@ class Objective:
         needed = np.unique(np.concatenate([heard, pool.rows, pairs.ravel()]))  # what was taken is in the pool
         place = np.zeros(len(self.features), dtype=np.int64)
         place[needed] = np.arange(len(needed))
-        return Step(self.model.tower(self.model.item_tensors(self.features.around(needed))), place, pool, draws)
+        tensors = self.model.item_tensors(self.features.around(needed))
+        return Step(self.model.tower(tensors, len(needed)), place, pool, draws)
 
     def _pairs(self) -> I64s:
         """(2, P): items and one neighbour of each, by its share of the weight; P = 0 without weight on pairs or without neighbours."""

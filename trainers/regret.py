@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from trainers.anytime import ALPHA, by_asker, interval
+from trainers.anytime import ALPHA, Groups, by_asker, first_shown, interval
 
 LOOK_EVERY: Final = 50
 """Cases between two looks. Who asks in one such stretch is one asker in it, so that what was looked at stays as it was."""
@@ -40,9 +40,10 @@ class Regret:
         if len(self._differences) % LOOK_EVERY:
             return ""
         self._numbers.clear()
-        found = interval(by_asker(np.array(self._differences), np.array(self._askers)), planned=PLANNED)
-        if found.high >= 0:
+        groups = by_asker(np.array(self._differences), np.array(self._askers))
+        if first_shown(Groups(-groups.sums, groups.sizes), 0.0, planned=PLANNED) is None:
             return ""
+        found = interval(groups, planned=PLANNED)
         return (
             f"it does worse: {found.mean:+.4f} ({100 * (1 - ALPHA):g} % at any look: {found.low:+.4f} to {found.high:+.4f}) "
             f"over {found.events} look-ups since it went live"

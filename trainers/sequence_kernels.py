@@ -1,4 +1,4 @@
-"""Inner loops over sequences of items, compiled: pairs near each other, moments of decayed bags, votes of past sessions.
+"""Inner loops over sequences of items, compiled: pairs near each other, moments of decayed bags.
 
 rows, columns, units = nearby_pairs(sequences.values, sequences.offsets, np.array([60, 30, 20, 15, 12]))
 """
@@ -61,72 +61,3 @@ def bag_moments(values: I64s, offsets: I64s, num_items: int, decays: F64s, bag_i
                         if distance:
                             gram[column, row] += powers[d, distance] * series[d, e, more]
     return gram, cross
-
-
-@njit(cache=True, nogil=True)
-def session_votes(  # noqa: C901, PLR0913, PLR0917  # a kernel takes arrays, not objects
-    inputs: I64s,
-    offsets: I64s,
-    sessions: tuple[I64s, I64s, int],
-    postings: tuple[I64s, I64s, I64s],
-    frequency: I64s,
-    limits: tuple[int, int],
-    constants: tuple[float, float, float, float],
-) -> F64s:
-    """Votes of past sessions for every item (B, I): see `trainers/session_knn.py` for the formula.
-
-    sessions: items, offsets, how many; postings: an item's newest posting, each posting's session, and the item's posting before it (-1:
-    none); limits: newest sessions of an item that are looked at, neighbours kept; constants: prefix decay, age share, place decay, damping.
-    """
-    items, starts, count = sessions
-    heads, session_of, before = postings
-    looked_at_max, kept_max = limits
-    prefix_decay, age_share, place_decay, damping = constants
-    votes = np.zeros((len(offsets) - 1, len(frequency)))
-    overlap = np.zeros(count)
-    for row in range(len(offsets) - 1):
-        prefix = inputs[offsets[row] : offsets[row + 1]]
-        length = len(prefix)
-        weight_of = np.zeros(length)  # of the last place of each item; 0 at its earlier places
-        norm = 0.0
-        found = 0
-        size = 0
-        for place in range(length):
-            last = True
-            for later in range(place + 1, length):
-                if prefix[later] == prefix[place]:
-                    last = False
-            if last:
-                weight_of[place] = np.exp(-(length - 1 - place) / prefix_decay)
-                norm += weight_of[place] * weight_of[place]
-                size += min(looked_at_max, frequency[prefix[place]])
-        touched = np.empty(size, np.int64)
-        for place in range(length):
-            if weight_of[place] > 0.0:
-                posting, looked_at = heads[prefix[place]], 0
-                while posting >= 0 and looked_at < looked_at_max:
-                    session = session_of[posting]
-                    if overlap[session] == 0.0:
-                        touched[found] = session
-                        found += 1
-                    overlap[session] += weight_of[place]
-                    posting, looked_at = before[posting], looked_at + 1
-        neighbours = np.sort(touched[:found])[::-1]  # newest first, so that a stable sort leaves the newer of equals in front
-        likeness = np.empty(found)
-        for n in range(found):
-            session = neighbours[n]
-            long = starts[session + 1] - starts[session]
-            likeness[n] = overlap[session] / np.sqrt(long * norm) * np.exp(-(count - session) / (age_share * count))
-            overlap[session] = 0.0
-        order = np.argsort(-likeness, kind="mergesort")[:kept_max] if found > kept_max else np.arange(found)
-        for n in order:
-            begin, end = starts[neighbours[n]], starts[neighbours[n] + 1]
-            match, heaviest = begin, 0.0
-            for q in range(begin, end):
-                for place in range(length):
-                    if weight_of[place] > 0.0 and prefix[place] == items[q] and weight_of[place] >= heaviest:
-                        match, heaviest = q, weight_of[place]
-            for q in range(begin, end):
-                vote = likeness[n] * np.exp(-abs(q - match) / place_decay) * np.log(count / frequency[items[q]])
-                votes[row, items[q]] += vote * (damping if q == match else 1.0)
-    return votes

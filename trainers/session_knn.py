@@ -2,14 +2,11 @@
 
     past = SessionKnn(num_items); past.learn(session); past.scores(prefixes)
 
-Prefix of length L. Each distinct item of it, last at position p (1..L), weighs w = exp(-(L - p) / 1.5) and votes in the 10,000 newest
-sessions holding it: sim(s) = (sum of w) / sqrt(len(s) * sum of w^2) * exp(-(S - s) / (0.3 S)). The 1,000 highest are kept (ties: newer).
-In each, m = position of the prefix item with the largest w (ties: later), and each position q adds sim(s) * exp(-|q - m| / 2) * ln(S / df),
-times .3 if q = m, to its item; df = sessions holding the item, len counts repeats.
+`encoders/session_kernels.py` has the formula; the bounds here are the protocol's: an item's 10,000 newest sessions, the 1,000 most alike.
+The index is a chain of postings an item, newest first, so that a session is learned in the time of its length; sessions are all kept:
+8 bytes a click and 24 a distinct item of a session. `serving/sessions.py` has the live form, which forgets.
 
-Source: the evaluation protocol, section 3, after V-STAN (Ludewig and others, "Empirical analysis of session-based recommendation
-algorithms"). The index is a chain of postings an item, newest first, so that a session is learned in the time of its length; sessions
-are all kept: 8 bytes a click and 24 a distinct item of a session.
+Source: the evaluation protocol, section 3.
 """
 
 from typing import Final
@@ -17,12 +14,8 @@ from typing import Final
 import numpy as np
 
 from encoders.base import F64s, I64s, Ragged
-from trainers.sequence_kernels import session_votes
+from encoders.session_kernels import session_votes
 
-PREFIX_DECAY: Final = 1.5
-AGE_SHARE: Final = 0.3
-PLACE_DECAY: Final = 2.0
-MATCH_DAMPING: Final = 0.3
 SESSIONS_OF_ITEM_MAX: Final = 10_000
 NEIGHBOUR_SESSIONS_MAX: Final = 1_000
 
@@ -60,15 +53,16 @@ class SessionKnn:
 
     def scores(self, inputs: Ragged) -> F64s:
         """(B, I) votes for what comes after each prefix; zeros for an empty one."""
-        return session_votes(
+        votes: F64s = session_votes(
             inputs.values,
             inputs.offsets,
-            (self._items, self._starts, self._sessions),
+            (self._items, self._starts, self._starts[1:], self._sessions),
             (self._heads, self._session_of, self._before),
             self._frequency,
             self._limits,
-            (PREFIX_DECAY, AGE_SHARE, PLACE_DECAY, MATCH_DAMPING),
+            np.zeros(max(1, self._sessions)),
         )
+        return votes
 
 
 def _grown(array: I64s, size: int) -> I64s:

@@ -31,6 +31,8 @@ app.add_typer(letters, name="dead-letters")
 app.add_typer(models, name="models")
 topics = typer.Typer(no_args_is_help=True, help="Kafka's topics of the cluster form.")
 app.add_typer(topics, name="topics")
+EVENTS_PER_S: Final = 320.0
+"""The demo's pace: half of what an ordinary core applies and ranks, so that trainings keep up with the events."""
 File = Annotated[Path, typer.Argument(help="Events in any layout that is understood; an unknown one lists them.")]
 
 
@@ -163,13 +165,18 @@ def demo(
     data: Annotated[Path | None, typer.Option("--data", help="Your own events instead of MovieLens-100K.")] = None,
     use_world: Annotated[bool, typer.Option("--world", help="The synthetic world: needs no network.")] = False,
     events: Annotated[int | None, typer.Option(min=100, help="Only the first so many lines.")] = None,
+    events_per_s: Annotated[
+        float, typer.Option(min=0, help="So many are streamed in a second at most, for training to keep up; 0: as fast as it goes.")
+    ] = EVENTS_PER_S,
     report: Annotated[Path, typer.Option(help="Folder for demo.html.")] = Path("out"),
     seed: int = 0,
 ) -> None:
     """Stream real events through the whole loop, rank each before it is learned, and show what learning while serving gives."""
     from freshet.commands.demo import run_demo
 
-    outcome = run_demo(data=data, use_world=use_world, events_max=events, report=report, seed=seed, console=err)
+    outcome = run_demo(
+        data=data, use_world=use_world, events_max=events, events_per_s=events_per_s, report=report, seed=seed, console=err
+    )  # fmt: skip
     figures = outcome.figures
     out.print(_demo_table(figures.ranked, figures.hit_at_10, figures.gain_over))
     out.print(f"report: {outcome.report}", highlight=False)

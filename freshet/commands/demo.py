@@ -1,5 +1,6 @@
 """What `freshet demo` runs on: which data, into which folder, and how it speaks while it runs."""
 
+import math
 import sys
 import tempfile
 import time
@@ -16,26 +17,26 @@ from freshet.readers.source import Source
 from freshet.settings import Settings
 from freshet.world.events import World, WorldConfig
 
-SWITCH_S: Final = 0.001
-"""The thread that ranks may keep a look-up waiting so long; Python's own 5 ms showed in the histogram."""
 CACHE: Final = Path(".cache")
 PLAIN_LINE_S: Final = 10.0
 """Without a terminal the live line is printed this seldom."""
 
 
 def run_demo(  # the options of the command
-    *, data: Path | None, use_world: bool, events_max: int | None, report: Path, seed: int, console: Console
+    *, data: Path | None, use_world: bool, events_max: int | None, events_per_s: float, report: Path, seed: int, console: Console
 ) -> DemoOutcome:
-    """Choose the data, run in a folder that is thrown away, and return what came of it."""
+    """Choose the data, run in a folder that is thrown away, and return what came of it. `events_per_s` 0: as fast as it goes."""
     torch.set_num_threads(1)
-    sys.setswitchinterval(SWITCH_S)
     with tempfile.TemporaryDirectory(prefix="freshet-demo-") as folder:
         source, name, terms = _source(data, use_world, Path(folder), seed, console)
         console.print(f"data: {name} ({source.name}, {source.rows:,} lines)", highlight=False)
         if terms:
             console.print(terms, style="dim", highlight=False)
         settings = Settings(data=Path(folder) / "data", train_events_min=2000, train_interval_s=0, trunk_every=1, train_seconds_max=30)
-        demo = Demo(settings, source, data_name=name, terms=terms, told=_told(console), seed=seed, events_max=events_max, out=report)
+        demo = Demo(
+            settings, source, data_name=name, terms=terms, told=_told(console), seed=seed, events_max=events_max,
+            events_per_s=events_per_s or math.inf, out=report,
+        )  # fmt: skip
         return demo.run()
 
 

@@ -20,7 +20,7 @@ LINES_MAX: Final = 8
 POINTS_MAX: Final = 400
 MARKS_MAX: Final = 200
 BINS: Final = 40
-_DASHES: Final = ("", "7 4", "2 3", "9 3 2 3", "", "7 4", "2 3", "9 3 2 3")
+_DASHES: Final = ("", "7 4", "2 3", "9 3 2 3", "", "12 4", "4 2", "2 6")
 _LEGEND_ROW: Final = 20
 _LABEL_GAP: Final = 58.0
 

@@ -7,24 +7,24 @@ Candidates are the catalogue's items that the user has not had. A user's first e
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from freshet.demo.ranking import BASELINES, Ranking, Still
+from freshet.demo.counted import BASELINES
+from freshet.demo.questions import MODEL_SYSTEMS, Asked, Question
+from freshet.demo.ranking import Ranking
 from freshet.service import Loaded, Service
+from serving.linear import NOTHING
 from serving.live import LiveModel
-from serving.lookup import COUNTING, blended
 from serving.neural import aimed
-from serving.sources import SOURCES, Context
+from serving.sources import Context
 from storage.arrays import F64s, I64s
 from storage.ids import ITEM, hash_id
 from stream.events import Event
-from trainers.metrics import Gain, mid_ranks, paired_bootstrap
+from trainers.metrics import Gain, paired_bootstrap
 
-MODEL_SYSTEMS: Final = ("model", "neural", "frozen", "counting_blend")
 SYSTEMS: Final = (*MODEL_SYSTEMS, *BASELINES)
 ABOUT: Final = {
     "model": "the live model: neural score and live counts, blended; fine-tuned as events come",
@@ -52,7 +52,7 @@ class Contest:
     not_ranked: int = 0
 
     def __post_init__(self) -> None:
-        self._ranking, self._still, self._frozen_still = Ranking(self.num_items), Still(), Still()
+        self._ranking = Ranking(self.service.view.catalogue, self.service.view.index, self.num_items)
         self._had: dict[str, set[int]] = {}
 
     def ask(self, event: Event) -> bool:
@@ -73,7 +73,7 @@ class Contest:
         had = self._had.setdefault(event.user_id, set())
         if row >= 0 and row not in had:
             had.add(row)
-            self._ranking.learn(event.user_id, row)
+            self._ranking.took(event.user_id, row)
 
     def ranks(self) -> I64s:
         """Every system's mid-rank of each item, (n, systems) in the order of SYSTEMS; waits for what is not ranked yet."""
@@ -84,8 +84,13 @@ class Contest:
         return hits_of(self.ranks())
 
     def lately(self, newest: int) -> dict[str, F64s]:
-        """The same of the newest so many of those that are ranked by now."""
-        return hits_of(_table(self._ranking.so_far()[-newest:]))
+        """The same of the newest so many."""
+        return hits_of(_table(self._ranking.ranks()[-newest:]))
+
+    @property
+    def rss_mb(self) -> float:
+        """The peak memory of the process that ranks, as it last said."""
+        return self._ranking.rss_mb
 
     def gains(self, over: tuple[str, ...], *, seed: int) -> dict[str, Gain]:
         """By how much the model's hit rate is above these systems', with its 95 % interval (paired bootstrap)."""
@@ -93,7 +98,7 @@ class Contest:
         return {name: paired_bootstrap(hits["model"], hits[name], generator=np.random.default_rng(seed)) for name in over}
 
     def close(self) -> None:
-        """End the thread that ranks."""
+        """End the process that ranks."""
         self._ranking.close()
 
     def _row(self, event: Event) -> int:
@@ -109,40 +114,33 @@ class Contest:
             self.lookup_ms.append((time.perf_counter_ns() - begin) / 1e6)
         context = lookup.context(event.user_id, now_ms=event.ts_ms)
         live = current.live if current else None
-        aim = None if lookup.all_are_candidates(context) else aimed(context, live)
-        rows = lookup.candidates(context, aim)
+        aim = None if lookup.all_are_candidates(context) else aimed(context.history, live, now_ms=context.now_ms)
+        linear = live.linear if live else NOTHING
+        rows = lookup.candidates(context, aim, linear=linear)
         at = np.flatnonzero(rows == row)
         if not len(at):  # not retrieved: behind everything that was
-            last = len(service.view.catalogue)
-            self._ranking.ask(event.user_id, row, models=lambda: [last] * len(MODEL_SYSTEMS))
+            self._ranking.ask(Asked(event.user_id, row, len(service.view.catalogue), None), [])
             return
-        counts = lookup.counting(context, rows, neural=live is not None)
-        own = self._neural(self._still, context, live, rows) if aim is None else _known(lookup.neural(aim, rows))
-        frozen = self.frozen.live if self.frozen else None
-        other = self._neural(self._frozen_still, context, frozen, rows) if self.frozen is not current else None
-        counting = current.counting if current else COUNTING
+        question = Question(
+            now_ms=context.now_ms,
+            items=context.history.items.tobytes(),
+            actions=context.history.actions.tobytes(),
+            ts_ms=context.history.ts_ms.tobytes(),
+            rows=rows.astype(np.uint32).tobytes(),
+            counts=lookup.counting(context, rows, neural=live is not None, linear=linear).tobytes(),
+            frozen_linear=self._frozen_linear(context, rows, live).tobytes(),
+            at=int(at[0]),
+            live=live.version if live else None,
+            frozen=self.frozen.live.version if self.frozen else None,
+        )
+        models = [loaded for loaded in (current, self.frozen) if loaded is not None]
+        self._ranking.ask(Asked(event.user_id, row, 0, question), models)
 
-        def ranks() -> list[int]:
-            features = np.vstack([own(), counts]).T
-            stale = features if other is None else np.vstack([other(), counts]).T
-            scores = (
-                blended(live.blend if live else COUNTING, features),
-                features[:, 0],
-                blended(frozen.blend if frozen else COUNTING, stale),
-                features[:, 1:] @ counting.weights if counting.sources == SOURCES[1:] else blended(counting, features),
-            )
-            return mid_ranks(np.stack(scores), np.full(len(scores), at[0])).tolist()  # type: ignore[no-any-return]  # numpy's tolist
-
-        self._ranking.ask(event.user_id, row, models=ranks)
-
-    def _neural(self, still: Still, context: Context, live: LiveModel | None, rows: I64s) -> Callable[[], F64s]:
-        """The neural scores of candidates (C,), to be computed later from the vectors as they are now."""
-        held, lookup = still.of(live) if live else None, self.service.lookup
-        return lambda: lookup.neural(aimed(context, held), rows)
-
-
-def _known(scores: F64s) -> Callable[[], F64s]:
-    return lambda: scores
+    def _frozen_linear(self, context: Context, rows: I64s, live: LiveModel | None) -> F64s:
+        """The frozen version's linear column; empty where it is the live one's."""
+        if self.frozen is None or (live is not None and live.version == self.frozen.live.version):
+            return np.empty(0)
+        return self.service.lookup.linear(context, rows, neural=True, linear=self.frozen.live.linear)
 
 
 def _table(ranks: list[list[int]]) -> I64s:

@@ -1,121 +1,169 @@
-"""Every system's ranks, computed beside the stream in a thread of its own: the product's time is the product's.
+"""Every system's ranks, computed beside the stream in a process of its own: the product's time is the product's.
 
-The thread is told in order what came, so each system answers what it would have answered in line. What changes meanwhile
-(live counts, a collection that goes on being refreshed) is taken along with the question.
+The process is told in order what came, so each system answers what it would have answered in line. It holds the vectors of
+the models that are asked and is sent what changed in them before the question that would notice.
 
-    ranking = Ranking(num_items); ranking.ask("u1", row, models=ranks); ranking.learn("u1", row); ranking.ranks()
+    ranking = Ranking(catalogue, index, num_items); ranking.ask(asked, models); ranking.took("u1", row); ranking.ranks()
 """
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Final, NamedTuple
+import contextlib
+import fcntl
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Final
 
+import msgspec
 import numpy as np
 
-from serving.live import LiveModel
-from storage.arrays import F32s, I64s
-from storage.vectors_memory import MemoryVectors
-from trainers.baselines import Baseline, Popular, RecentPopular, seq_rules
-from trainers.metrics import mid_ranks
+from freshet.child_process import environment, module
+from freshet.demo.questions import Asked, Items, Message, Ranks, Tell, Took, Vectors, Version, read, write
+from freshet.service import Loaded
+from serving.rows import RowIndex
+from storage.arrays import Bools, F32s, U64s
+from storage.catalogue import Catalogue
 
-BASELINES: Final = ("popular", "recent", "cooccurrence")
-TOLD_AT_ONCE: Final = 32
-WAITING_MAX: Final = 16
-"""The stream waits when so many parcels of events are not ranked yet."""
-
-
-class _Told(NamedTuple):
-    """An event: to be learned, or, with `models`, to be ranked by all."""
-
-    user_id: str
-    row: int
-    models: Callable[[], list[int]] | None
+PIPE_BYTES: Final = 1 << 20
+"""What is asked and not ranked yet, at most: some fifteen questions; then the stream waits. Half of it is told at once: a process
+that is woken for every question takes the stream's core each time.
+"""
+ENDED_S: Final = 10.0
 
 
 class Ranking:
-    """Ranks are those of the models asked, then of `BASELINES`, one list an `ask`, in order.
+    """A running process. Ranks are those of the models, then of `BASELINES`, one list a question, in order. Close it.
 
-    An error in the thread is raised by the next call. Close it.
+    Raises ChildProcessError with its last words when it is gone.
     """
 
-    def __init__(self, num_items: int) -> None:
-        self._baselines: tuple[Baseline, ...] = (Popular(num_items), RecentPopular(num_items), seq_rules(num_items))
-        self._had: dict[str, dict[int, None]] = {}
+    def __init__(self, catalogue: Catalogue, index: RowIndex, num_items: int) -> None:
+        self._catalogue, self._index = catalogue, index
+        self._known = 0
+        self._versions: set[str] = set()
+        self._sent: dict[str, Sent] = {}
         self._ranks: list[list[int]] = []
-        self._parcel: list[_Told] = []
-        self._waiting: deque[Future[None]] = deque()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ranking")
+        self._decoder = msgspec.msgpack.Decoder(Ranks)
+        self.rss_mb = 0.0
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._process = subprocess.Popen(
+            module("freshet.demo.ranker", str(num_items)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=environment(threads=1), bufsize=PIPE_BYTES // 2,
+        )  # fmt: skip
+        if hasattr(fcntl, "F_SETPIPE_SZ"):  # elsewhere than on Linux a pipe has the size it has
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def ask(self, user_id: str, row: int, *, models: Callable[[], list[int]]) -> None:
-        """Rank an item among those the user has not had; `models` is called in the thread."""
-        self._tell(_Told(user_id, row, models))
+    def ask(self, asked: Asked, models: Sequence[Loaded]) -> None:
+        """Rank an item among those the user has not had; `models` are those the question names, with their vectors as they are now."""
+        if len(self._catalogue) > self._known:
+            self._tell(Items(self._catalogue.ids[self._known :].tobytes()))
+            self._known = len(self._catalogue)
+        held = {model.live.collection: model for model in models}
+        for model in held.values():
+            self._send_vectors(model)
+        for model in models:
+            if model.live.version not in self._versions:
+                self._tell(_version(model))
+                self._versions.add(model.live.version)
+        self._tell(asked)
 
-    def learn(self, user_id: str, row: int) -> None:
+    def took(self, user_id: str, row: int) -> None:
         """Let the baselines learn that a user took an item for the first time."""
-        self._tell(_Told(user_id, row, None))
-
-    def so_far(self) -> list[list[int]]:
-        """What is ranked already; the newest questions may be missing."""
-        return self._ranks
+        self._tell(Took(user_id, row))
 
     def ranks(self) -> list[list[int]]:
-        """All of them: waits for what is under way."""
-        self._send()
-        while self._waiting:
-            self._waiting.popleft().result()
+        """All of them: waits for what is under way; after `close`, what was told before."""
+        if self._pipe.closed:
+            return self._ranks
+        self._tell(Tell(), now=True)
+        assert self._process.stdout is not None
+        answer = read(self._process.stdout, self._decoder)
+        if answer is None:
+            raise self._gone()
+        self._ranks += answer.ranks
+        self.rss_mb = answer.rss_mb
         return self._ranks
 
     def close(self) -> None:
-        """End the thread; what waits is dropped."""
-        self._thread.shutdown(cancel_futures=True)
+        """End the process; what waits is dropped."""
+        self._process.kill()
+        with contextlib.suppress(OSError):  # what was not written yet
+            self._pipe.close()
+        self._process.wait(ENDED_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._errors.close()
 
-    def _tell(self, told: _Told) -> None:
-        self._parcel.append(told)
-        if len(self._parcel) >= TOLD_AT_ONCE:
-            self._send()
-            while self._waiting[0].done() or len(self._waiting) > WAITING_MAX:
-                self._waiting.popleft().result()
-                if not self._waiting:
-                    break
+    @property
+    def _pipe(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
 
-    def _send(self) -> None:
-        parcel, self._parcel = self._parcel, []
-        if parcel:
-            self._waiting.append(self._thread.submit(self._take, parcel))
+    def _tell(self, message: Message, *, now: bool = False) -> None:
+        try:
+            write(self._pipe, message)
+            if now:
+                self._pipe.flush()
+        except OSError as error:
+            raise self._gone() from error
 
-    def _take(self, parcel: list[_Told]) -> None:
-        for told in parcel:
-            had = self._had.setdefault(told.user_id, {})
-            history = np.fromiter(reversed(had), np.int64, len(had))
-            if told.models is not None:
-                self._ranks.append([*told.models(), *self._counted(history, told.row)])
-                continue
-            for baseline in self._baselines:
-                baseline.learn(history, told.row)
-            had[told.row] = None
+    def _gone(self) -> ChildProcessError:
+        code = self._process.wait(ENDED_S)
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return ChildProcessError(f"the process that ranks ended with {code}: {(said or ['it said nothing'])[-1]}")
 
-    def _counted(self, history: I64s, row: int) -> list[int]:
-        scores = np.stack([baseline.scores(history) for baseline in self._baselines])
-        scores[:, history] = -np.inf
-        return mid_ranks(scores, np.full(len(scores), row)).tolist()  # type: ignore[no-any-return]  # numpy's tolist
+    def _send_vectors(self, model: Loaded) -> None:
+        live = model.live
+        assert live.in_memory is not None, "the demo is embedded: its vectors lie in memory"
+        sent = self._sent.setdefault(live.collection, Sent(live.vectors.dim))
+        changed = sent.changes(*live.in_memory.matrix(), self._catalogue, self._index)
+        if changed is not None:
+            ids, rows, gone = changed
+            self._tell(Vectors(live.collection, live.vectors.dim, ids.tobytes(), rows.tobytes(), gone.tobytes()))
 
 
-class Still:
-    """A model whose collection changes, as it is at one moment after the other."""
+@dataclass
+class Sent:
+    """What was sent of one collection, by catalogue row: `matrix` (I, D), `there` (I,)."""
 
-    def __init__(self) -> None:
-        self._matrix: F32s | None = None
-        self._live: LiveModel | None = None
+    dim: int
 
-    def of(self, live: LiveModel) -> LiveModel:
-        """The model with a copy of its vectors that nobody will change; the last copy, if they are the same still."""
-        if live.in_memory is None:
-            return live
-        ids, matrix = live.in_memory.matrix()
-        if self._live is None or self._matrix is not matrix or self._live.version != live.version:
-            vectors = MemoryVectors(live.vectors.dim, collection=live.collection)
-            vectors.upsert(ids, matrix, revision=1)
-            self._matrix, self._live = matrix, replace(live, vectors=vectors)
-        return self._live
+    def __post_init__(self) -> None:
+        self._last: F32s | None = None
+        self.matrix: F32s = np.zeros((0, self.dim), np.float32)
+        self.there: Bools = np.zeros(0, np.bool_)
+
+    def changes(self, ids: U64s, matrix: F32s, catalogue: Catalogue, index: RowIndex) -> tuple[U64s, F32s, U64s] | None:
+        """Ids with other rows than were sent, these rows, and ids that have none any more; None when nothing has changed since.
+
+        `matrix` is the collection as `Vectors.matrix` gives it: the same array as long as nothing is written.
+        """
+        if matrix is self._last:
+            return None
+        first, self._last, places = self._last is None, matrix, index.rows(ids)
+        known = places >= 0
+        there, rows = np.zeros(len(catalogue), np.bool_), np.zeros((len(catalogue), self.dim), np.float32)
+        there[places[known]], rows[places[known]] = True, matrix[known]
+        grown = len(catalogue) - len(self.there)
+        before, held = np.pad(self.matrix, ((0, grown), (0, 0))), np.pad(self.there, (0, grown))
+        other = there & (~held | (rows != before).any(axis=1))
+        gone = held & ~there
+        self.matrix, self.there = rows, there
+        return (catalogue.ids[other], rows[other], catalogue.ids[gone]) if first or other.any() or gone.any() else None
+
+
+def _version(model: Loaded) -> Version:
+    user = model.model.prepared()
+    return Version(
+        name=model.live.version,
+        collection=model.live.collection,
+        blend=model.live.blend.to_json(),
+        counting=model.counting.to_json(),
+        temperature=model.model.temperature,
+        history_len=user.history_len,
+        weights=user.weights.tobytes(),
+        places=user.places.tobytes(),
+        bias=user.bias.tobytes(),
+        bias_shape=user.bias.shape,
+    )

@@ -128,7 +128,7 @@ def _headlines(report: DemoReport, promotions: int) -> list[tuple[str, str, str]
         (number(round(report.events_per_s)), "events per second", f"{number(round(report.seconds))} s in all"),
         (_milliseconds(report.visible_ms, 0.99), "visible, p99", f"p50 {_milliseconds(report.visible_ms, 0.5)}"),
         (_milliseconds(report.lookup_ms, 0.99), "look-up, p99", f"p50 {_milliseconds(report.lookup_ms, 0.5)}"),
-        (str(promotions), "promotions", f"{refusals} refusals; live: {report.model_version}"),
+        (str(promotions), "promotions", f"{refusals} refused; live: {report.model_version}"),
     ]
     if math.isfinite(report.rss_mb):
         shown.append((f"{number(round(report.rss_mb))} MB", "peak memory", ""))

@@ -1,12 +1,13 @@
 """The demo: real events through the whole loop, and proof that it learns while it serves.
 
-    outcome = Demo(settings, source, say=print).run()
+    outcome = Demo(settings, source, data_name="mine", terms="", told=told).run()
 
 1. The first fifth of the events is history: appended, applied, and a first model trained on it. 2. Every later event is
-first ranked by all systems, then appended, applied and visible, one by one; fine-tuning goes on in a child process and
+ranked by all systems before it is applied and visible, one by one, while a producer goes ahead; fine-tuning goes on in a child process and
 the gate promotes or refuses in public. 3. The log is replayed into an empty state, and the two digests are compared.
 """
 
+import math
 import os
 import resource
 import time
@@ -21,6 +22,7 @@ import numpy as np
 
 from freshet.clock import now_ms
 from freshet.demo.prequential import ABOUT, Contest
+from freshet.demo.publishing import published
 from freshet.demo.report import Decision, DemoReport, System, write_report
 from freshet.engine import Engine
 from freshet.learning.training import Outcome, Training
@@ -33,13 +35,10 @@ from stream.events import Entity
 from stream.ingest import EVENTS
 from stream.producer import Producer
 from stream.replay import digests, history, replay
-from stream.wire import BAD_BYTES_MAX
 from trainers.cadence import Cadence
 
 WARM_SHARE: Final = 5
 """The first 1/5 of the events is history."""
-LINGER_EVENTS: Final = 4
-"""Events that share an append: each waits for the look-ups of those before it, and that counts as its delay."""
 FIRST_SECONDS_MAX: Final = 45.0
 """Of the first training: nobody is served meanwhile, and all later ones begin where it ends."""
 ENTITIES_AT_ONCE: Final = 500
@@ -104,6 +103,7 @@ class Demo:
     told: Told
     seed: int = 0
     events_max: int | None = None
+    events_per_s: float = math.inf
     out: Path = Path("out")
     outcomes: list[Outcome] = field(default_factory=list)
     visible_ms: list[float] = field(default_factory=list)
@@ -179,18 +179,21 @@ class Demo:
         contest.frozen = service.pinned = service.current
 
     def _stream(self, service: Service, contest: Contest, training: Training, rows: list[Row]) -> float:
-        """Rank, append, apply, see: one event after the other; returns events per second."""
+        """Rank, apply, see: one event after the other as they are published; returns events per second."""
         collect_seldom()
         begin = last = time.perf_counter()
-        for start in range(0, len(rows), LINGER_EVENTS):
-            group = rows[start : start + LINGER_EVENTS]
-            sent_ns, n = self._append(service, group), start + len(group)
-            for row in group:
+        n = 0
+        appended = published(
+            lambda bodies: service.engine.append_events(bodies, now_ms=now_ms()), rows, events_per_s=self.events_per_s
+        )  # fmt: skip
+        for group in appended:
+            for row in group.rows:
                 if row.event is not None:
                     contest.ask(row.event)
-                self._apply(service, sent_ns)
+                self._apply(service, group.sent_ns)
                 if row.event is not None:
                     contest.learn(row.event)
+            n += len(group.rows)
             outcome = training.poll(now_ms=now_ms(), events=n)
             if outcome is not None:
                 self._tell(outcome, n)
@@ -198,13 +201,6 @@ class Demo:
                 last = time.perf_counter()
                 self.told.line(self._live_line(service, contest, n, len(rows), last - begin))
         return len(rows) / max(time.perf_counter() - begin, 1e-9)
-
-    def _append(self, service: Service, group: list[Row]) -> int:
-        """Publish some events with one append, as a producer that lingers does; returns when that began, in ns."""
-        begin = time.perf_counter_ns()
-        bodies = [msgspec.json.encode(row.event) if row.event is not None else row.raw[:BAD_BYTES_MAX] or b" " for row in group]
-        service.engine.append_events(bodies, now_ms=now_ms())
-        return begin
 
     def _apply(self, service: Service, sent_ns: int) -> None:
         """Apply one record; from now on look-ups see it. What is measured began before its append."""
@@ -241,7 +237,7 @@ class Demo:
             digest_replay=digest[1],
             model_version=service.current.live.version if service.current else None,
             seconds=time.perf_counter() - self._began,
-            rss_mb=peak_rss_mb(),
+            rss_mb=peak_rss_mb() + contest.rss_mb,
         )
         path = self.out / "demo.html"
         write_report(path, self._report(contest, figures, visible, lookups))
@@ -291,7 +287,9 @@ def in_time_order(source: Source, events_max: int | None = None) -> list[Row]:
 
 
 def peak_rss_mb() -> float:
-    """Peak memory of this process and of the largest child so far, added: both may have stood at once."""
+    """Peak memory of this process and of the largest child that has ended, added: both may have stood at once. What a child has at
+    its birth is its parent's, and counts here too.
+    """
     return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from freshet.service import Service
+from serving.linear import NOTHING
 from serving.live import LiveModel
 from serving.lookup import COUNTING, blended
 from serving.neural import aimed
@@ -77,9 +78,10 @@ class Asking:
     def _ranked(self, context: Context, item: int) -> Case:
         current, predecessor = self._service.current, self._service.predecessor
         live = current.live if current else None
-        aim = aimed(context, live)
-        rows = self._lookup.candidates(context, aim)
-        features = self._lookup.features(context, aim, rows)
+        aim = aimed(context.history, live, now_ms=context.now_ms)
+        linear = live.linear if live else NOTHING
+        rows = self._lookup.candidates(context, aim, linear=linear)
+        features = self._lookup.features(context, aim, rows, linear=linear)
         scores = blended(live.blend if live else COUNTING, features)
         shares = (context.heat.events + 1) / (context.heat.events.sum() + len(context.heat.events))
         top = rows[np.argsort(-scores, kind="stable")[:TOP]]
@@ -87,6 +89,8 @@ class Asking:
         named = dict(zip((MODEL, *SOURCES), ranks, strict=True))
         if live is None:
             del named["neural"]
+        if not linear:
+            del named["linear"]
         if live is not None and predecessor is not None:
             self._watch(live.version, predecessor.live.version)
             named[PREDECESSOR] = self._rank_of(predecessor.live, context, item)

@@ -1,6 +1,6 @@
 """A training's child process: started at low priority with a job file, looked after, and its files taken when it has ended.
 
-Its environment is ours, and what is given besides; it runs where we run, so that relative paths mean the same in it.
+`more` stands in its environment besides ours.
 
 child = Child(job); ...child.ended...; report = child.report(); files = child.files(); child.clean()
 """
@@ -10,18 +10,17 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
 import msgspec
 
+from freshet.child_process import environment, module
 from freshet.learning.job import Job, Report
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from storage.models import Damaged
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 ERROR_BYTES_MAX: Final = 2000
 _RAISED: Final = re.compile(r"[A-Za-z_.]+(Error|Exception|Interrupt|Full|Damaged)\b")
 UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damaged)
@@ -31,18 +30,15 @@ UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damag
 class Child:
     """One running training. Its folder, `job.out`, is made here and goes with `clean`."""
 
-    def __init__(self, job: Job, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, job: Job, more: Mapping[str, str] | None = None) -> None:
         self.job, self._out = job, Path(job.out)
         self._out.mkdir(parents=True)
         (self._out / "job.json").write_bytes(msgspec.json.encode(job))
         self._errors = (self._out / "errors.txt").open("w+b")
-        path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-        quiet = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
-        paths = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # the second: nothing is imported from the folder we run in
-        command = [sys.executable, "-m", "freshet.learning.learn", str(self._out / "job.json")]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=self._errors, env={**os.environ, **quiet, **paths, **(environment or {})}
-        )
+            module("freshet.learning.learn", str(self._out / "job.json")), stdout=subprocess.DEVNULL, stderr=self._errors,
+            env=environment(threads=job.threads, more=more),
+        )  # fmt: skip
 
     @property
     def pid(self) -> int:
@@ -68,7 +64,8 @@ class Child:
 
     def files(self) -> dict[str, bytes]:
         """The candidate's."""
-        return {name: (self._out / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE)}
+        names = (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE, LINEAR_FILE)
+        return {name: (self._out / name).read_bytes() for name in names}
 
     def kill(self) -> None:
         """End it: nothing of it is used."""

@@ -11,13 +11,16 @@ import pyarrow as pa
 
 from encoders.base import F32s, ItemFeatures
 from encoders.blend import Blend
+from encoders.linear import Linear
 from encoders.model import Model
 from freshet.learning.walk import Asked, Walk
-from freshet.version_files import BLEND_FILE, MODEL_FILE
+from freshet.version_files import BLEND_FILE, LINEAR_FILE, MODEL_FILE
+from serving.linear import NOTHING, LinearSource
 from serving.live import LiveModel
 from serving.lookup import blended
 from serving.neural import aimed
 from serving.online import HEAVY_USER_MIN, NEW_ITEM_MAX, NEW_USER_MAX
+from serving.rows import RowIndex
 from storage.arrays import Bools, F64s
 from storage.vectors_memory import MemoryVectors
 from trainers.metrics import mid_ranks
@@ -32,21 +35,30 @@ class Contender:
     live: LiveModel | None = None
     model: Model | None = None
 
-    @classmethod
-    def of(cls, name: str, model: Model, blend: Blend, features: ItemFeatures) -> "Contender":
-        """Embeds every item of the features."""
-        vectors = MemoryVectors(model.config.dim, collection=name)
-        vectors.upsert(features.ids, model.embed_items(features), revision=1)
-        return cls(name, blend, LiveModel(name, 0, name, model, blend, vectors), model)
+    @property
+    def linear(self) -> LinearSource:
+        """Its linear weights; they need no vectors."""
+        return self.live.linear if self.live else NOTHING
 
     @classmethod
-    def stored(cls, name: str, files: Mapping[str, bytes], features: ItemFeatures) -> "Contender":
-        """A version's files as a contender."""
-        return cls.of(name, Model.from_bytes(files[MODEL_FILE]), Blend.from_json(files[BLEND_FILE]), features)
+    def of(cls, name: str, model: Model, blend: Blend, features: ItemFeatures, linear: LinearSource = NOTHING) -> "Contender":
+        """Embeds every item of the features."""
+        vectors = MemoryVectors.over(features.ids, model.embed_items(features), collection=name)
+        return cls(name, blend, LiveModel(name, 0, name, model, blend, vectors, linear), model)
+
+    @classmethod
+    def stored(cls, name: str, files: Mapping[str, bytes], features: ItemFeatures, index: RowIndex) -> "Contender":
+        """A version's files as a contender; `index` is of the catalogue it is to answer from."""
+        linear = LinearSource(Linear.from_bytes(files[LINEAR_FILE]), index) if LINEAR_FILE in files else NOTHING
+        return cls.of(name, Model.from_bytes(files[MODEL_FILE]), Blend.from_json(files[BLEND_FILE]), features, linear)
 
     def with_blend(self, blend: Blend) -> "Contender":
         """The same model under other weights."""
         return replace(self, blend=blend)
+
+    def with_linear(self, linear: LinearSource) -> "Contender":
+        """The same model with linear weights that are read by the rows of another catalogue."""
+        return replace(self, live=replace(self.live, linear=linear)) if self.live else self
 
 
 @dataclass(frozen=True)
@@ -84,9 +96,10 @@ class Answered:
 def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Iterator[Answered]:
     """Ask every contender before each event of the table, then apply the event."""
     for asked in walk.ask_each(table):
-        aims = {contender.name: aimed(asked.context, contender.live) for contender in contenders}
+        aims = {contender.name: aimed(asked.context.history, contender.live, now_ms=asked.context.now_ms) for contender in contenders}
         users = {name: aim.query for name, aim in aims.items() if aim is not None}
-        yield Answered(Known.of(asked), asked.target, walk.features(asked, aims), users)
+        features = walk.features(asked, aims, {contender.name: contender.linear for contender in contenders})
+        yield Answered(Known.of(asked), asked.target, features, users)
 
 
 def segments(known: Sequence[Known]) -> dict[str, Bools]:

@@ -28,7 +28,7 @@ class Job(msgspec.Struct):
     seconds_max: float = 60.0
     steps_max: int = 450
     new_events: int = 5000
-    blend_events: int = 1500
+    blend_events: int = 2500
     gate_events: int = 4000
     threads: int = 1
 

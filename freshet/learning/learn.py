@@ -6,15 +6,16 @@ Reads the archive up to an append number, the live version and the items' conten
 the job's folder. Everything it measures is point in time: a walk replays the past through the product's own reducers,
 and look-ups are made before each event is applied.
 
-The past is cut in three, oldest first: *training* events, a *blend* window on which the weights of the sources are
-fitted, and a *gate* window, which neither the candidate nor the live model has learned from.
+The past is cut in three, oldest first: *training* events, a *gate* window, which neither the candidate nor the live model has
+learned from, and a *blend* window on which the weights of the sources are fitted. That is the newest, because a model serves when it is
+older still: right after what it learned from it deserves twice the weight that it does some thousand events later.
 """
 
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,8 @@ from encoders.model import Model
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.job import HEAD, Job, Report
 from freshet.learning.walk import Walk
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from serving.linear import LinearSource
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
 from storage.archive import Archive
@@ -44,11 +46,12 @@ from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import from_archive
 from stream.ingest import Applied
 from stream.shape import Shape
-from trainers.blend import Case, sharpen
+from trainers.blend import Case, best_of, shared_out, sharpen, weighed
 from trainers.config import TrainConfig
 from trainers.gate import Decision, Evidence, GateConfig, decide
 from trainers.graph import placed
 from trainers.heads_training import HeadConfig, Samples, head_samples, replay_mask, tune_head
+from trainers.linear import fitted
 from trainers.loop import Trainer
 from trainers.metrics import discounted_gain
 from trainers.samples import EventColumns
@@ -57,8 +60,14 @@ ROWS_AT_ONCE: Final = 8192
 FIRST_GAIN_MIN: Final = -0.005
 """With nothing live a candidate need only be shown not to be worse than the counts by more than this (of about .25): it brings what
 counts cannot, vectors for items that nobody has touched."""
+LINEAR_SHARE: Final = 0.05
+"""Of a training's time, what solving for the linear source may take; a head's too: its weights are as old as the version."""
 EVENTS_MIN: Final = 300
 """Fewer events than this teach nothing worth asking about."""
+FIRST_STEPS_MIN: Final = 200
+"""Of a training from nothing. For its first hundred steps a trunk sees all users alike, and a gate refuses that: a slow machine takes the
+time it needs.
+"""
 _NICENESS: Final = 10
 """Look-ups and ingest go first. At 19 a training beside a busy stream got so little that the demo learned less in the same time."""
 
@@ -70,6 +79,8 @@ class Inputs:
     archive: pa.Table
     parent: dict[str, bytes] | None
     contents: dict[int, Content]
+    keeps_sessions: bool = True
+    """Whether who will answer knows of recent sessions."""
 
 
 @dataclass
@@ -93,11 +104,11 @@ class Past:
 
 @dataclass(frozen=True)
 class Cut:
-    """The archive in three: training rows, then the blend window, then the gate's; `learned_to` numbers the last training event."""
+    """The archive in three: training rows, then the gate's window, then the blend's; `learned_to` numbers the last training event."""
 
     training: pa.Table
-    blend: pa.Table
     gate: pa.Table
+    blend: pa.Table
     learned_to: int
 
 
@@ -129,21 +140,28 @@ def run(job: Job, inputs: Inputs) -> Report:
     """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
     began, out, parent = time.monotonic(), Path(job.out), inputs.parent
     cut = cut_archive(job, inputs.archive)
-    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents))
-    for start in range(0, cut.training.num_rows, ROWS_AT_ONCE):
-        past.take(past.walk.advance(from_archive(cut.training.slice(start, ROWS_AT_ONCE))))
+    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions))
+    for applied in _advanced(past.walk, cut.training):
+        past.take(applied)
     columns = past.columns()
     features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(
         past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max())
     )
-    rival = Contender.stored("live", parent, features) if parent else Contender("live", COUNTING)
+    index = past.walk.view.index
+    rival = Contender.stored("live", parent, features, index) if parent else Contender("live", COUNTING)
     made = (
         train_head(job, columns, features, rival.model, parent)
         if job.kind == HEAD and parent and rival.model
         else train_trunk(job, columns, features, rival.model)
     )
+    linear = fitted(placed(features, columns), features.ids, seconds_max=LINEAR_SHARE * job.seconds_max)
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
-    candidate, counting = fit_blends(past.walk, cut.blend, Contender.of("candidate", made.model, rival.blend, features), counting)
+    aged = _aged(job, inputs, cut)
+    candidate, counting = fit_blends(
+        aged, cut.blend, Contender.of("candidate", made.model, rival.blend.over(SOURCES), features, LinearSource(linear, aged.view.index)),
+        counting.over(SOURCES[1:]),
+    )  # fmt: skip
+    candidate = candidate.with_linear(LinearSource(linear, index))
     gate = GateConfig(cases_planned=cut.gate.num_rows, gain_min=0.0 if parent else FIRST_GAIN_MIN)
     decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
@@ -154,6 +172,7 @@ def run(job: Job, inputs: Inputs) -> Report:
     (out / BLEND_FILE).write_text(candidate.blend.to_json())
     (out / COUNTING_FILE).write_text(counting.to_json())
     (out / OPTIMISER_FILE).write_bytes(made.optimiser)
+    (out / LINEAR_FILE).write_bytes(linear.to_bytes())
     (out / REPORT_FILE).write_bytes(msgspec.json.encode(report))
     return report
 
@@ -168,14 +187,31 @@ def cut_archive(job: Job, whole: pa.Table) -> Cut:
     split = _record_start(numbers, rows - asked)
     if split == 0:
         raise ValueError(f"the archive holds {rows} events in packs too large to cut; train once more have come")
-    middle = _record_start(numbers, rows - asked * job.gate_events // (job.blend_events + job.gate_events))
+    middle = _record_start(numbers, rows - asked * job.blend_events // (job.blend_events + job.gate_events))
+    middle = middle if middle > split else rows  # one pack alone: weights can stay as they are, a decision needs events
     return Cut(whole.slice(0, split), whole.slice(split, middle - split), whole.slice(middle), int(numbers[split - 1]))
+
+
+def _advanced(walk: Walk, table: pa.Table) -> Iterator[Applied]:
+    """Batch by batch, nothing asked."""
+    for start in range(0, table.num_rows, ROWS_AT_ONCE):
+        yield walk.advance(from_archive(table.slice(start, ROWS_AT_ONCE)))
+
+
+def _aged(job: Job, inputs: Inputs, cut: Cut) -> Walk:
+    """A walk that stands before the blend window; the other one is to be asked from the gate's on."""
+    walk = Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions)
+    for table in (cut.training, cut.gate):
+        for _ in _advanced(walk, table):
+            pass
+    return walk
 
 
 def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None) -> Candidate:
     """A new space, warm from the live trunk where there is one, and of its configuration."""
     model = live.config if live else ModelConfig()
-    config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_max=job.steps_max)
+    steps_min = min(job.steps_max, FIRST_STEPS_MIN) if live is None else 0
+    config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max)
     trained = Trainer(config).train(columns, features, live)
     return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
 
@@ -195,11 +231,17 @@ def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Mo
 
 
 def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Blend) -> tuple[Contender, Blend]:
-    """The candidate under weights fitted on the window, and `counting` (no neural source) fitted alike; each from where it stands."""
+    """The candidate under weights fitted on the window, and `counting` (no neural source) fitted alike; each from where it stands.
+
+    What the counts weigh among themselves may begin from what `counting` was found to have, if the candidate ranks higher so. What the
+    model weighs beside them begins from what ranks highest: no weight of another model says anything of this one's.
+    """
     answered = [one for one in answers(walk, window, [candidate]) if one.target >= 0]
-    every = [Case(one.features[candidate.name], one.target) for one in answered]
-    counted = [Case(case.features[:, 1:], case.target) for case in every]
-    return candidate.with_blend(sharpen(every, candidate.blend)), sharpen(counted, counting)
+    every = [Case(one.features[candidate.name], one.target, one.known.user_id) for one in answered]
+    counted = [Case(case.features[:, 1:], case.target, case.asker) for case in every]
+    counting = sharpen(counted, counting)
+    start = best_of(every, [candidate.blend, shared_out(candidate.blend, counting)])
+    return candidate.with_blend(sharpen(every, weighed(every, start, "neural"))), counting
 
 
 def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, gate: GateConfig) -> Decision:

@@ -22,7 +22,8 @@ def cluster_inputs(job: Job) -> Inputs:
     try:
         registry = RedisRegistry(client, store_of(settings, "models"), settings.redis_prefix)
         parent = registry.files(job.parent) if job.parent else None
-        return Inputs(one_stream(archived(archive_of(settings))), parent, stored_contents(state, settings.partitions))
+        contents = stored_contents(state, settings.partitions)
+        return Inputs(one_stream(archived(archive_of(settings))), parent, contents, keeps_sessions=False)  # those who answer are followers
     finally:
         state.close()
 

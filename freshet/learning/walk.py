@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from freshet.view import View
+from serving.linear import LinearSource
 from serving.neural import Aim
-from serving.sources import Context
+from serving.sources import LINEAR, Context
 from storage.arrays import F64s, I64s
 from storage.catalogue import Content
 from storage.ids import ITEM, hash_id
@@ -76,12 +77,15 @@ class Asked:
 
 
 class Walk:
-    """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are)."""
+    """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are).
 
-    def __init__(self, shape: Shape, contents: dict[int, Content]) -> None:
+    `keeps_sessions`: whether who will answer knows of recent sessions.
+    """
+
+    def __init__(self, shape: Shape, contents: dict[int, Content], *, keeps_sessions: bool = True) -> None:
         self.state = MemoryState()
         names = Names(self.state)
-        self.shape, self.view = shape, View(self.state, shape, names)
+        self.shape, self.view = shape, View(self.state, shape, names, keeps_sessions=keeps_sessions)
         self._ingest = Ingest(self.state, _NoLog(shape.partitions), shape, names=names, replaying=True)
         self._ingest.claim()
         self.view.put(contents)
@@ -118,11 +122,16 @@ class Walk:
         at = np.flatnonzero(rows == row)
         return Asked(question, context, rows, int(at[0]) if len(at) else -1, int(context.heat.events[row]) if row >= 0 else 0)
 
-    def features(self, asked: Asked, aims: Mapping[str, Aim | None]) -> dict[str, F64s]:
-        """The look-up's features of its candidates with each model's aim: (C, S) by name. Counts are counted once."""
+    def features(self, asked: Asked, aims: Mapping[str, Aim | None], linears: Mapping[str, LinearSource]) -> dict[str, F64s]:
+        """The look-up's features of its candidates with each version's aim and weights: (C, S) by name. Counts are counted once."""
         lookup, context, rows = self._lookup, asked.context, asked.rows
         counts = {neural: lookup.counting(context, rows, neural=neural) for neural in {aim is not None for aim in aims.values()}}
-        return {name: np.vstack([lookup.neural(aim, rows), counts[aim is not None]]).T for name, aim in aims.items()}
+        found = {}
+        for name, aim in aims.items():
+            columns = np.vstack([lookup.neural(aim, rows), counts[aim is not None]])
+            columns[LINEAR] = lookup.linear(context, rows, neural=aim is not None, linear=linears[name])
+            found[name] = columns.T
+        return found
 
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:

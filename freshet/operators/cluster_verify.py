@@ -20,6 +20,7 @@ from freshet.operators.cluster_losses import accepted, incarnation_of, spans
 from storage.archive import Archive
 from storage.arrays import F64s, U64s
 from storage.neighbours import NEIGHBOURS_MAX, load_neighbours
+from storage.ragged import words
 from storage.state import NEIGHBOURS, State
 from storage.state_memory import MemoryState
 from stream.edges import EDGES
@@ -136,7 +137,7 @@ def distance(one: bytes | None, other: bytes | None) -> float:
 
 
 def _shares(blob: bytes | None) -> tuple[U64s, F64s]:
-    held = load_neighbours([blob], np.zeros(1, np.int64), neighbours_max=NEIGHBOURS_MAX)
+    held = load_neighbours(*words([blob]), np.zeros(1, np.int64), NEIGHBOURS_MAX)
     weights = held.weights.astype(np.float64)
     return held.nodes, weights / max(weights.sum(), 1.0)
 

@@ -1,8 +1,9 @@
 """What an engine is to the embedded server, for a process that applies nothing itself: a view of the shared state, kept fresh.
 
 Workers note what each commit changes; a follower reads the notes and the rows they name. Histories and neighbour lists
-are not copied: look-ups read them from the state. A round that is not finished, because Redis went away in its middle, is
-made good by loading everything again: it may also have come back without its last second.
+are not copied: look-ups read them from the state. Recent sessions are not known here, for a note names no user: their column says the same
+of every item. A round that is not finished, because Redis went away in its middle, is made good by loading everything again: it may also
+have come back without its last second.
 
     follower = Follower(settings, shape, state, ChangeFeed(client, partitions=12)); follower.pump(now_ms=now_ms)
 """
@@ -40,7 +41,7 @@ class Follower:
         self._names, self._feed = Names(state), feed
         self.tallies: dict[int, Tally] = {}
         """By partition; replaced as a whole, so that other threads may walk through it."""
-        self.view = View(state, shape, self._names, self.progress)
+        self.view = View(state, shape, self._names, self.progress, keeps_sessions=False)
         self._marks: dict[int, int] = {}
         self._whole = False
         self._fill(now_ms=0)

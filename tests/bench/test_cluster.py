@@ -10,6 +10,7 @@ from bench import cluster, engine, synthetic
 from bench.peers.peer import PeerResult
 from bench.services import ServiceUnavailable
 from storage.histories import load_histories, store_histories
+from storage.ragged import cut, words
 from storage.state import HISTORIES, TALLIES, Write
 from stream.wire import decode_pack
 from tests.services import redis_state
@@ -87,10 +88,10 @@ def test_a_run_of_nothing_is_refused() -> None:
 
 
 def _history(*, entries: int) -> Write:
-    held = load_histories([None], np.array([entries]), history_max=128)
+    held = load_histories(*words([None]), np.array([entries]), 128)
     held.size[0] = entries
     held.items[:], held.stamps[:] = 1, 1
-    return Write(HISTORIES, 5, np.array([7], np.uint64), store_histories(held))
+    return Write(HISTORIES, 5, np.array([7], np.uint64), cut(*store_histories(held)))
 
 
 def _tally(body: bytes) -> Write:

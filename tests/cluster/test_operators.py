@@ -159,7 +159,7 @@ def verified(site: Site, archive: Archive) -> ClusterVerified:
 
 def test_verify_tells_a_sound_state_from_a_touched_one_and_a_rebuild_mends_it(whole: Site, tmp_path: Path) -> None:
     oracle, dead = filled(whole, seed=4, messages=400)
-    worker = whole.start()
+    worker = whole.start(session_ms=30_000)  # a test beside it may take the processors for as long as the usual session
     whole.wait_applied()
     archive = Archive(tmp_path)
     sound = verified(whole, archive)

@@ -213,7 +213,7 @@ def test_a_service_that_hangs_does_not_keep_a_process_from_ending(tmp_path: Path
                 process.send_signal(signal.SIGTERM)
             for process, _ in site.running.values():
                 process.wait(30)
-            assert time.monotonic() - began < STOP_S + 1
+            assert time.monotonic() - began < STOP_S + 5, "a clock of nine seconds ends them; busy processors let it ring late"
         finally:
             redis.resume()
             site.close()

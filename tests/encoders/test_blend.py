@@ -27,3 +27,13 @@ def test_unknown_and_missing_keys_are_refused(text: str) -> None:
 def test_a_blend_that_does_not_add_up_is_refused(sources: tuple[str, ...], weights: list[float]) -> None:
     with pytest.raises(ValueError, match="sources"):
         Blend(sources, np.array(weights))
+
+
+def test_a_blend_over_more_sources_ranks_as_before_and_needs_all_of_its_own() -> None:
+    blend = Blend(("a", "b"), np.array([1.0, 0.5]))
+    wider = blend.over(("b", "new", "a"))
+    assert (wider.sources, wider.weights.tolist()) == (("b", "new", "a"), [0.5, 0.0, 1.0])
+    features = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert wider.score(features).tolist() == blend.score(features[:, [2, 0]]).tolist()
+    with pytest.raises(ValueError, match="cannot do without"):
+        blend.over(("a", "new"))

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.base import HistoryBatch
+from encoders.base import GAP_MS_MAX, HistoryBatch
 from encoders.model import Model
-from encoders.transformer import GAP_MS_MAX, gap_features
+from encoders.transformer import gap_features
 
 Histories = Callable[..., HistoryBatch]
 

@@ -20,7 +20,7 @@ from freshet.processes.following import Following
 from freshet.processes.serving import ClusterServing
 from freshet.service import Serving, Stores
 from freshet.settings import Settings
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.world.events import World, WorldConfig
 from storage.changes_redis import ChangeFeed
 from storage.health import Beat
@@ -55,7 +55,7 @@ def trained() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder, site(Path(folder) / "data") as service:
         out = Path(folder) / "out"
         train(service, out, steps=20)
-        return {name: (out / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE)}
+        return {name: (out / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE, LINEAR_FILE)}
 
 
 class Flaky(redis.Redis):

@@ -11,7 +11,7 @@ from freshet.learning.job import Job, Report
 from freshet.learning.learn import Inputs, archived, run, stored_contents
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE
 from freshet.world.events import World, WorldConfig
 from storage.log import Entry
 from storage.models import Version
@@ -65,7 +65,7 @@ def train(service: Service, out: Path, *, kind: str = "trunk", steps: int = 40) 
 
 def promote(service: Service, out: Path, name: str, *, generation: int = 1) -> Loaded:
     """Put a training's files live whatever the gate said, every item embedded."""
-    files = {file: (out / file).read_bytes() for file in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE)}
+    files = {file: (out / file).read_bytes() for file in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE, LINEAR_FILE)}
     version = Version(name, generation, None, NOW_MS, service.engine.applied_number, {})
     service.registry.put(version, files)
     loaded = service.load(name)

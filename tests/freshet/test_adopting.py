@@ -39,7 +39,7 @@ def test_a_file_goes_live_over_every_item_once_and_after_a_restart_too(tmp_path:
     answer = served.lookup.recommend("u1", now_ms=NOW_MS)
     assert answer.model == name and name.startswith("file-") and len(answer.items) == 10
     assert served.current is not None and len(served.current.live.vectors) == len(served.view.catalogue)
-    assert served.current.live.blend.weights.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0] and served.current.live.blend.sources == SOURCES
+    assert served.current.live.blend.weights.tolist() == [1.0] + [0.0] * (len(SOURCES) - 1) and served.current.live.blend.sources == SOURCES
     adopt(served, path, now_ms=NOW_MS + 1)
     decisions = served.registry.decisions()
     assert [decision["version"] for decision in decisions] == [name] and decisions[0]["kind"] == "file"

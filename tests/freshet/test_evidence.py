@@ -7,9 +7,9 @@ from freshet.learning.evidence import Answered, Contender, Known, answers, segme
 from freshet.learning.job import Job
 from freshet.learning.learn import Past, archived, cut_archive, stored_contents
 from freshet.learning.walk import Walk
-from freshet.version_files import BLEND_FILE, MODEL_FILE
+from freshet.version_files import BLEND_FILE, LINEAR_FILE, MODEL_FILE
 from serving.lookup import COUNTING
-from serving.sources import SOURCES
+from serving.sources import LINEAR, SOURCES
 from stream.archiving import from_archive
 from stream.shape import Shape
 from tests.freshet.sites import site, train
@@ -30,8 +30,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answered], Cont
     past.take(past.walk.advance(from_archive(cut.training)))
     view = past.walk.view
     features, _ = view.facts(neighbours_max=16).of(view.catalogue.ids, now_ms=int(past.columns().ts_ms.max()))
-    files = {name: (folder / "out" / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE)}
-    candidate, rival = Contender.stored("candidate", files, features), Contender("live", COUNTING)
+    files = {name: (folder / "out" / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, LINEAR_FILE)}
+    candidate, rival = Contender.stored("candidate", files, features, view.index), Contender("live", COUNTING)
     return list(answers(past.walk, cut.blend.slice(0, EVENTS), [candidate, rival])), candidate, rival
 
 
@@ -44,10 +44,13 @@ def test_every_contender_is_asked_the_same_and_counts_order_known_items_alike(to
         assert model.shape[1] == len(SOURCES)
         popular = counting[:, SOURCES.index("popular")]
         known = popular > popular.min()  # the newborn compete by content under a model, so their counts are neutral there
-        for column in range(1, len(SOURCES)):
+        for column in [n for n in range(1, len(SOURCES)) if n != LINEAR]:  # which only a version has
             order = np.argsort(counting[known, column])
             assert (np.diff(model[known, column][order]) >= -1e-12).all(), SOURCES[column]
         assert np.isfinite(model).all()
+        assert np.ptp(counting[:, LINEAR]) < 1e-12, "counting alone has no weights"
+    linear = np.concatenate([one.features[candidate.name][:, LINEAR] for one in answered])
+    assert linear.std() > 0.01, "the version's weights speak"
     neural = np.concatenate([one.features[candidate.name][:, 0] for one in answered])
     assert neural.std() > 0.01, "the model tells items apart"
 

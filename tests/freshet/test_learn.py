@@ -8,14 +8,16 @@ import pyarrow as pa
 import pytest
 
 from encoders.blend import Blend
+from encoders.linear import Linear
 from encoders.model import Model
 from freshet.learning.job import Job, Report
-from freshet.learning.learn import Inputs, archived, cut_archive, run
+from freshet.learning.learn import Inputs, archived, cut_archive, run, stored_contents
 from freshet.learning.learn_cluster import one_stream
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, REPORT_FILE
 from serving.sources import SOURCES
 from storage.columns import ARCHIVE_SCHEMA
-from tests.freshet.sites import promote, site, train
+from storage.models import Version
+from tests.freshet.sites import NOW_MS, promote, site, train
 
 
 def test_a_training_leaves_a_whole_candidate_and_the_gates_words(tmp_path: Path) -> None:
@@ -29,6 +31,50 @@ def test_a_training_leaves_a_whole_candidate_and_the_gates_words(tmp_path: Path)
     assert model.config.dim == 64
     assert Blend.from_json((tmp_path / "out" / BLEND_FILE).read_text()).sources == SOURCES
     assert Blend.from_json((tmp_path / "out" / COUNTING_FILE).read_text()).sources == SOURCES[1:]
+    assert len(Linear.from_bytes((tmp_path / "out" / LINEAR_FILE).read_bytes())) > 50
+
+
+def test_the_linear_weights_are_of_the_training_events_alone(tmp_path: Path) -> None:
+    """What the windows hold changes nothing of them; what came before does."""
+    with site(tmp_path / "data") as service:
+        service.engine.flush_archive()
+        whole = archived(service.engine.archive)
+        contents = stored_contents(service.engine.state, 1)
+    cut = cut_archive(_job(tmp_path), whole)
+    order = np.arange(whole.num_rows)
+    order[cut.training.num_rows :] = order[cut.training.num_rows :][::-1]
+    shuffled = whole.take(order)
+    for name in ("number", "offset", "index", "append_ms"):  # the windows' events, in another order
+        shuffled = shuffled.set_column(shuffled.schema.get_field_index(name), shuffled.schema.field(name), whole.column(name))
+    found = []
+    for n, table in enumerate((whole, shuffled, whole.slice(300))):
+        job = Job(out=str(tmp_path / str(n)), kind="trunk", parent=None, blend_events=200, gate_events=200, steps_max=2)
+        Path(job.out).mkdir()
+        run(job, Inputs(table, None, contents))
+        found.append((tmp_path / str(n) / LINEAR_FILE).read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_parent_of_before_there_were_more_sources_is_gone_on_from(tmp_path: Path) -> None:
+    """Its version has no linear weights, and its blends name five sources."""
+    old = ("neural", "neighbours", "similar", "popular", "recent")
+    with site(tmp_path / "data") as service:
+        train(service, tmp_path / "one", steps=10)
+        (tmp_path / "one" / LINEAR_FILE).unlink()
+        (tmp_path / "one" / BLEND_FILE).write_text(Blend(old, np.array([1.0, 0.5, 0.5, 0.1, 0.1])).to_json())
+        (tmp_path / "one" / COUNTING_FILE).write_text(Blend(old[1:], np.array([0.5, 0.5, 0.1, 0.1])).to_json())
+        files = {name: (tmp_path / "one" / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE)}
+        service.registry.put(Version("g1-1", 1, None, NOW_MS, 1, {}), files)
+        loaded = service.load("g1-1")
+        service.build(loaded, now_ms=NOW_MS)
+        service.promote(service.registry.version("g1-1"), loaded)
+        answer = service.lookup.recommend("u1", now_ms=NOW_MS)
+        assert answer.items and all(set(item.sources) == set(old) for item in answer.items)
+        report = train(service, tmp_path / "two", kind="head")
+    assert {"weight_linear", "weight_sessions"} <= set(report.numbers)
+    assert Blend.from_json((tmp_path / "two" / BLEND_FILE).read_text()).sources == SOURCES
+    assert Blend.from_json((tmp_path / "two" / COUNTING_FILE).read_text()).sources == SOURCES[1:]
 
 
 def test_a_head_moves_no_item_vector(tmp_path: Path) -> None:
@@ -47,10 +93,18 @@ def test_the_windows_follow_the_training_events_and_do_not_overlap(tmp_path: Pat
     with site(tmp_path / "data") as service:
         service.engine.flush_archive()
         cut = cut_archive(_job(tmp_path), archived(service.engine.archive))
-    numbers = [table.column("number").to_numpy() for table in (cut.training, cut.blend, cut.gate)]
+    numbers = [table.column("number").to_numpy() for table in (cut.training, cut.gate, cut.blend)]
     assert max(numbers[0]) < min(numbers[1])
     assert max(numbers[1]) < min(numbers[2])
     assert cut.learned_to == max(numbers[0])
+
+
+def test_a_window_that_is_one_pack_is_the_gates(tmp_path: Path) -> None:
+    numbers = [*range(300), *[300] * 100]
+    cut = cut_archive(_job(tmp_path), pa.table({"number": numbers}))
+    assert (cut.training.num_rows, cut.gate.num_rows, cut.blend.num_rows) == (300, 100, 0)
+    apart = cut_archive(_job(tmp_path), pa.table({"number": [*range(300), *[300] * 50, *[350] * 50]}))
+    assert (apart.training.num_rows, apart.gate.num_rows, apart.blend.num_rows) == (300, 50, 50)
 
 
 def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) -> None:

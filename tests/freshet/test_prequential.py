@@ -7,12 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from freshet.demo.prequential import LOOKUP_EVERY, MODEL_SYSTEMS, SYSTEMS, Contest, hits_of
-from freshet.demo.ranking import BASELINES, Ranking, Still
+from freshet.demo.counted import BASELINES
+from freshet.demo.prequential import LOOKUP_EVERY, SYSTEMS, Contest, hits_of
+from freshet.demo.questions import MODEL_SYSTEMS, Asked, Question
+from freshet.demo.ranking import Ranking, Sent
 from freshet.engine import Engine
 from freshet.service import Service
 from freshet.settings import Settings
+from serving.rows import RowIndex
+from storage.catalogue import Catalogue
 from storage.ids import ITEM, hash_id
+from storage.vectors_memory import MemoryVectors
 from stream.events import Entity, Event
 from tests.freshet.sites import promote, site, train
 from trainers.baselines import Baselines
@@ -169,29 +174,58 @@ def test_the_frozen_model_is_the_model_until_another_is_live_and_then_goes_its_o
         assert row >= 0
 
 
-def test_an_error_of_a_model_reaches_who_asked(tmp_path: Path) -> None:
-    ranking = Ranking(ITEMS)
+def test_the_process_that_ranks_is_missed_when_it_is_gone(tmp_path: Path) -> None:
+    catalogue = Catalogue()
+    ranking = Ranking(catalogue, RowIndex(catalogue), ITEMS)
+    try:
+        question = Question(
+            now_ms=1, items=b"", actions=b"", ts_ms=b"", rows=b"", counts=b"", frozen_linear=b"", at=0, live="never sent", frozen=None
+        )
+        ranking.ask(Asked("u1", 1, 0, question), [])
+        with pytest.raises(ChildProcessError, match="ended with 1: KeyError: 'never sent'"):
+            ranking.ranks()
+    finally:
+        ranking.close()
 
-    def broken() -> list[int]:
-        raise ArithmeticError("frozen")
 
-    ranking.ask("u1", 1, models=broken)
-    with pytest.raises(ArithmeticError, match="frozen"):
-        ranking.ranks()
-    ranking.close()
-
-
-def test_what_a_frozen_model_held_when_it_was_asked_is_what_it_answers_from(tmp_path: Path) -> None:
+def test_models_answer_from_the_vectors_of_the_moment_they_were_asked(tmp_path: Path) -> None:
     with site(tmp_path / "data") as service:
         train(service, tmp_path / "one")
         promote(service, tmp_path / "one", "g1-1")
-        current, still = service.current, Still()
+        current = service.current
         assert current is not None
-        live = current.live
-        before = still.of(live)
-        assert still.of(live) is before, "nothing has changed"
-        ids = service.view.catalogue.ids[:1]
-        vector, _ = before.vectors.get(ids)
-        live.vectors.upsert(ids, -vector, revision=live.vectors.revision_max() + 1)
-        np.testing.assert_array_equal(before.vectors.get(ids)[0], vector)
-        np.testing.assert_array_equal(still.of(live).vectors.get(ids)[0], -vector)
+        contest = Contest(service, len(service.view.catalogue), frozen=current)
+        names = [service.view.catalogue.name(row) for row in range(len(service.view.catalogue))]
+        now = service.view.progress.as_of.ts_ms
+        wanted = []
+        try:
+            for n in range(12):
+                event = Event(event_id=f"p{n}", user_id="p", action="like", item_id=names[n], ts_ms=now + n)
+                if n:
+                    context = service.lookup.context("p", now_ms=event.ts_ms)
+                    ranking = service.lookup.rank(context, current.live)
+                    order = np.argsort(ranking.rows)  # the contest asks by ascending row
+                    at = np.flatnonzero(ranking.rows[order] == service.view.catalogue.row(hash_id(names[n], ITEM)))
+                    wanted.append(int(mid_ranks(ranking.scores[order][None], at)[0]))
+                play(service, contest, [event])
+                ids = service.view.catalogue.ids[n : n + 3]
+                turned, _ = current.live.vectors.get(ids)
+                current.live.vectors.upsert(ids, -turned, revision=current.live.vectors.revision_max() + 1)
+            assert contest.ranks()[:, SYSTEMS.index("model")].tolist() == wanted
+        finally:
+            contest.close()
+
+
+def test_only_what_changed_in_a_collection_is_sent() -> None:
+    catalogue = Catalogue()
+    for node in (11, 12, 13):
+        catalogue.add(node, str(node))
+    index, sent, vectors = RowIndex(catalogue), Sent(2), MemoryVectors(2, collection="items-g1")
+    assert sent.changes(*vectors.matrix(), catalogue, index) is not None, "an empty one is to be known too"
+    vectors.upsert(np.array([12, 13], np.uint64), np.array([[1, 0], [0, 1]], np.float32), revision=1)
+    assert [part.tolist() for part in sent.changes(*vectors.matrix(), catalogue, index) or ()] == [[12, 13], [[1, 0], [0, 1]], []]
+    assert sent.changes(*vectors.matrix(), catalogue, index) is None
+    catalogue.add(14, "14")
+    vectors.upsert(np.array([13, 14], np.uint64), np.array([[0, 1], [1, 1]], np.float32), revision=2)
+    vectors.delete(np.array([12], np.uint64), revision=2)
+    assert [part.tolist() for part in sent.changes(*vectors.matrix(), catalogue, index) or ()] == [[14], [[1, 1]], [12]]

@@ -102,7 +102,7 @@ def test_the_charts_are_well_formed_and_their_colours_are_defined() -> None:
 
 def test_the_numbers_are_on_the_page() -> None:
     written = read(render(report())).written
-    for part in (".2113", ".2083 to .2143", "80,012", "12 dead letters", "1 refusals; live: g1-h3", "1,404 MB", "equal", "g1-h2", "0.011"):
+    for part in (".2113", ".2083 to .2143", "80,012", "12 dead letters", "1 refused; live: g1-h3", "1,404 MB", "equal", "g1-h2", "0.011"):
         assert part in written
     assert "hit_at_10 –" in written
 

@@ -14,7 +14,7 @@ import pytest
 from freshet.learning.job import Job, Outcome, Report
 from freshet.learning.training import Training
 from freshet.service import BUILD_ITEMS, Service
-from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig
 from stream.events import Entity
 from tests.freshet.sites import NOW_MS, site, train
@@ -63,7 +63,7 @@ class StandIn:
         made = msgspec.json.decode((self.folder / REPORT_FILE).read_bytes(), type=Report)
         told = msgspec.structs.replace(made, promote=promote, reason=reason, numbers={"gain": 0.5})
         (self.folder / "told.json").write_bytes(msgspec.json.encode(told))
-        names = " ".join(f'"$whole/{name}"' for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE))
+        names = " ".join(f'"$whole/{name}"' for name in (MODEL_FILE, BLEND_FILE, COUNTING_FILE, OPTIMISER_FILE, LINEAR_FILE))
         self.says(f'cp {names} "$out" && cp "$whole/told.json" "$out/{REPORT_FILE}"')
 
 

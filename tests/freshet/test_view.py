@@ -9,6 +9,7 @@ import pytest
 
 from freshet.view import View
 from serving.lookup import Lookup
+from serving.sessions import PAUSE_MS
 from storage.catalogue import Content
 from storage.ids import COLLECTION, ITEM, hash_id
 from storage.log import Entry
@@ -86,6 +87,39 @@ def test_an_event_is_seen_by_the_next_look_up(tmp_path: Path) -> None:
     assert [item for item, _ in recommended(lookup, "u")] == ["b"], "what came after hers, and not what she had"
     assert recommended(lookup, "v") == []
     assert {item for item, _ in recommended(lookup, "w")} == {"a", "b"}
+
+
+def test_sessions_taken_in_order_are_those_loaded_from_the_histories(tmp_path: Path) -> None:
+    """In order, at times of their own, and within what a history holds: then a start changes nothing."""
+    shape, chance, state = Shape(), random.Random(8), MemoryState()
+    fresh = View(state, shape, Names(state))
+    ts_ms, events = NOW_MS, []
+    for n in range(400):
+        ts_ms += chance.choice([1000, 60_000, PAUSE_MS])
+        action = chance.choice(["view", "like", "hide"])
+        user, item = f"u{chance.randrange(12)}", f"i{chance.randrange(30)}"
+        events.append(Event(event_id=f"e{n}", user_id=user, item_id=item, action=action, ts_ms=ts_ms))
+    with LmdbLog(tmp_path / "log", log_bytes_max=1 << 28) as log:
+        ingest = Ingest(state, log, shape, names=Names(state))
+        ingest.claim()
+        log.append(EVENTS, [Entry(0, encode_event(event)) for event in [*events, events[7]]], now_ms=ts_ms)
+        while records := log.read_ordered(EVENTS, fresh.progress.as_of.number + 1, records_max=17):
+            fresh.take(ingest.apply(records, now_ms=ts_ms), now_ms=ts_ms)
+    loaded = View(state, shape, Names(state))
+    loaded.load()
+    deaf = View(state, shape, Names(state), keeps_sessions=False)
+    deaf.load()
+    assert len(loaded.sessions) == len(fresh.sessions) > 50
+    assert len(deaf.sessions) == 0
+    for n in range(12):
+        was, now, none = (voted(view, f"u{n}", ts_ms) for view in (fresh, loaded, deaf))
+        assert was == pytest.approx(now)
+        assert any(was.values()) and not any(none.values())
+
+
+def voted(view: View, user: str, now_ms: int) -> dict[str, float]:
+    votes = view.lookup(lambda: None).context(user, now_ms=now_ms).votes
+    return {view.catalogue.name(row): float(votes[row]) for row in range(len(view.catalogue))}
 
 
 def test_the_codes_of_likings_are_those_of_the_shape() -> None:

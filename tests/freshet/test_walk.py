@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.learning.walk import Asked, Walk
+from serving.linear import NOTHING
+from serving.sources import SOURCES
 from storage.catalogue import Content
 from storage.columns import ARCHIVE_SCHEMA
 from storage.ids import ITEM, hash_id
@@ -52,7 +54,7 @@ def told(walk: Walk, asked: Asked) -> tuple[object, ...]:
         context.seen.tolist(),
         context.recent.tolist(),
         context.history.items.tolist(),
-        walk.features(asked, {"none": None})["none"].tolist(),
+        walk.features(asked, {"none": None}, {"none": NOTHING})["none"].tolist(),
     )
 
 
@@ -169,8 +171,19 @@ def test_the_target_is_the_place_among_the_candidates() -> None:
     walk = Walk(SMALL, CONTENTS)
     for asked in walk.ask_each(table([event("u", "i0"), event("u", "i3", 2000), event("u", "i7", 3000)])):
         assert walk.view.catalogue.name(int(asked.rows[asked.target])) == asked.question.item_id
-        assert walk.features(asked, {"none": None})["none"].shape == (len(asked.rows), 5)
-        assert np.isfinite(walk.features(asked, {"none": None})["none"]).all()
+        features = walk.features(asked, {"none": None}, {"none": NOTHING})["none"]
+        assert features.shape == (len(asked.rows), len(SOURCES))
+        assert np.isfinite(features).all()
+
+
+def test_a_walk_for_those_who_know_no_sessions_has_none() -> None:
+    events = [event(user, item, 1000 + n) for n, (user, item) in enumerate([("u", "i0"), ("u", "i1"), ("v", "i0"), ("v", "i1")])]
+    column = SOURCES.index("sessions")
+    for keeps in (True, False):
+        walk = Walk(SMALL, CONTENTS, keeps_sessions=keeps)
+        spans = [np.ptp(walk.features(asked, {"": None}, {"": NOTHING})[""][:, column]) for asked in walk.ask_each(table(events))]
+        assert spans[0] == 0.0, "nobody else came before the first"
+        assert (spans[-1] > 0) == keeps
 
 
 def test_a_walk_over_nothing_asks_nothing() -> None:

@@ -21,6 +21,7 @@ from serving.popularity import Popularity
 from serving.progress import Progress
 from serving.rows import RowIndex
 from serving.services import Engine, Services
+from serving.sessions import Sessions
 from serving.sources import SOURCES, Reader
 from storage.arrays import F32s, U64s
 from storage.catalogue import Catalogue
@@ -64,12 +65,14 @@ class Site:
         self.popularity = Popularity(index, counts, partitions=partitions, half_life_ms=self.shape.count_half_life_ms)
         positive = np.zeros(256, dtype=np.bool_)
         positive[[action.code for action in self.shape.actions.values() if action.positive]] = True
+        self.sessions = Sessions(index)
         self.reader = Reader(
             self.catalogue,
             index,
             histories=Histories(self.state),
             neighbours=Neighbours(self.state, partitions, self.shape.edge_half_life_ms),
             popularity=self.popularity,
+            sessions=self.sessions,
             partition_of=lambda user_id: partition_of(user_id, partitions),
             positive=positive,
         )
@@ -98,6 +101,9 @@ class Site:
             for name, node in applied.born.items():
                 self.catalogue.add(node, name)
             self.popularity.update(applied.items, applied.counts)
+            liked = applied.kept & (applied.columns.weight > 0)
+            ts_ms = (applied.columns.stamps[liked] >> np.uint64(16)).astype(np.int64)
+            self.sessions.take(applied.columns.users[liked], applied.columns.items[liked], ts_ms)
             self.progress.advance(number=records[-1].number, ts_ms=applied.ts_ms, now_ms=self.now_ms)
 
     def event(self, user_id: str, item_id: str, action: str = "like") -> bytes:
@@ -118,7 +124,7 @@ class Site:
         self.append_entities([msgspec.json.encode(entity) for entity in entities])
         self.run()
 
-    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1)) -> LiveModel:
+    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5)) -> LiveModel:
         """An untrained model of everything stocked by now, with its vectors."""
         model = Model.new(CONFIG, np.unique(self.catalogue.ids), seed=1)
         vectors = self.collections.open(1, CONFIG.dim)

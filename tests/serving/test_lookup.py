@@ -1,5 +1,6 @@
 """Look-ups over real state: what was just consumed is gone, what is deleted stays away, and every answer explains itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,12 @@ import pytest
 from qdrant_client import QdrantClient
 
 from encoders.blend import Blend
+from encoders.linear import Linear
 from serving.answers import Answer, Asked, NotFound, SimilarAnswer
+from serving.linear import LinearSource
 from serving.lookup import blended
+from serving.neural import aimed
+from serving.sessions import PAUSE_MS, PREFIX_MAX
 from serving.sources import SOURCES
 from storage.arrays import F32s
 from storage.ids import USER, hash_id
@@ -178,6 +183,77 @@ def test_a_large_catalogue_is_cut_to_what_the_sources_propose(tmp_path: Path) ->
     assert {"m2", "m3", "m4"} <= {site.catalogue.name(row) for row in ranking.rows.tolist()}
     assert "m1" not in {site.catalogue.name(row) for row in ranking.rows.tolist()}
     site.close()
+
+
+def test_linear_weights_and_sessions_propose_what_no_other_source_would(tmp_path: Path) -> None:
+    site = Site(tmp_path, candidates_max=14)
+    site.stock({**TITLES, **{f"x{n}": f"filler {n}" for n in range(60)}})
+    walk(site)
+    live = site.go_live()
+    site.take("u1", "m1")
+    ids = site.ids("m1", "x58")
+    weights = np.zeros((2, 2, 1), np.float32)
+    weights[:, 0] = 1.0
+    linear = LinearSource(Linear(ids, np.ones((2, 2, 1), np.uint16), weights), site.reader.index)
+    liked, late = site.ids("m1", "x59"), site.now_ms + 100
+    site.sessions.take(np.array([77, 77], np.uint64), liked, np.array([late, late]))
+    context = site.lookup.context("u1", now_ms=site.now_ms)
+    rows = {name: site.catalogue.row(int(site.ids(name)[0])) for name in ("x58", "x59")}
+    ranking = site.lookup.rank(context, replace(live, linear=linear))
+    assert set(rows.values()) <= set(ranking.rows.tolist())
+    for name, source in (("x58", "linear"), ("x59", "sessions")):
+        (column,) = ranking.features[ranking.rows == rows[name], SOURCES.index(source)]
+        assert column > ranking.features[:, SOURCES.index(source)].min(), source
+    assert rows["x58"] not in site.lookup.rank(context, live).rows, "without weights nobody names it"
+
+
+def test_a_source_of_no_weight_is_not_asked_and_the_ranking_is_the_same(site: Site) -> None:
+    site.take("u1", "m1", "m3")
+    live = site.go_live(weights=(1.0, 0.0, 0.5, 0.1, 0.0, 0.0, 0.0))
+    context = site.lookup.context("u1", now_ms=site.now_ms)
+    ranking = site.lookup.rank(context, live)
+    whole = site.lookup.features(context, aimed(context.history, live, now_ms=context.now_ms), ranking.rows)
+    for column, weight in enumerate(live.blend.weights):
+        if weight:
+            assert np.allclose(ranking.features[:, column], whole[:, column]), SOURCES[column]
+        else:
+            assert np.ptp(ranking.features[:, column]) == 0.0, SOURCES[column]
+    assert np.ptp(whole[:, SOURCES.index("sessions")]) > 0 < np.ptp(whole[:, SOURCES.index("neighbours")])
+    assert np.allclose(ranking.scores, blended(live.blend, whole))
+    fresh = site.lookup.context("u1", now_ms=site.now_ms)
+    site.lookup.rank(fresh, live)
+    assert "votes" not in vars(fresh), "what is not weighed is not counted"
+
+
+def test_a_look_up_sees_no_session_or_liking_that_comes_after_it(site: Site) -> None:
+    site.take("u1", "m3")
+    before = site.lookup.context("u1", now_ms=site.now_ms)
+    votes = site.sessions.votes(before.session, len(before.live))
+    assert [site.catalogue.name(row) for row in before.liked.tolist()] == ["m3"]
+    site.take("u2", "m3", "m6")
+    site.take("u1", "m5")
+    assert [site.catalogue.name(row) for row in before.session.tolist()] == ["m3"]
+    after = site.lookup.context("u1", now_ms=site.now_ms)
+    assert [site.catalogue.name(row) for row in after.session.tolist()] == ["m3", "m5"]
+    assert [site.catalogue.name(row) for row in after.liked.tolist()] == ["m5", "m3"]
+    m6 = site.catalogue.row(int(site.ids("m6")[0]))
+    assert votes[m6] == 0.0 < after.votes[m6]
+
+
+def test_a_users_session_ends_at_a_long_pause_and_not_at_what_is_hidden(site: Site) -> None:
+    site.take("u1", "m1", "m2")
+    site.now_ms += PAUSE_MS
+    site.take("u1", "m3")
+    site.now_ms += PAUSE_MS - 1000
+    site.take("u1", "m4", action="hide")
+    site.take("u1", "m5")
+    session = site.lookup.context("u1", now_ms=site.now_ms).session
+    assert [site.catalogue.name(row) for row in session.tolist()] == ["m5"]
+    site.take("u1", "m6")
+    session = site.lookup.context("u1", now_ms=site.now_ms + 10 * PAUSE_MS).session
+    assert [site.catalogue.name(row) for row in session.tolist()] == ["m5", "m6"], "also for who comes back later"
+    site.take("u1", *[f"n{n}" for n in range(PREFIX_MAX)])
+    assert len(site.lookup.context("u1", now_ms=site.now_ms).session) == PREFIX_MAX
 
 
 def test_answers_are_the_same_whichever_way_vectors_are_kept(site: Site, tmp_path: Path) -> None:

@@ -12,15 +12,17 @@ from storage.catalogue import Catalogue
 IDS = st.integers(1, 2**64 - 1) | st.integers(1, 40).map(lambda n: n << 50)  # the second: many with the same low bits
 
 
-@given(st.lists(st.lists(IDS, max_size=40), max_size=6), st.lists(IDS | st.just(0), max_size=20))
-def test_it_follows_the_catalogue(batches: list[list[int]], unknown: list[int]) -> None:
+@given(st.lists(st.lists(IDS, max_size=40), max_size=6), st.lists(IDS | st.just(0), max_size=20), st.integers(0, 300))
+def test_it_follows_the_catalogue(batches: list[list[int]], unknown: list[int], below: int) -> None:
     catalogue = Catalogue()
     index = RowIndex(catalogue)
     for batch in batches:
         for node in batch:
             catalogue.add(node, str(node))
         asked = np.array([*batch, *unknown], dtype=np.uint64)
-        assert index.rows(asked).tolist() == catalogue.rows(asked).tolist()
+        rows = catalogue.rows(asked).tolist()
+        assert index.rows(asked).tolist() == rows
+        assert index.known(asked, below=below).tolist() == [row for row in rows if 0 <= row < below]
 
 
 def test_it_grows() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.histories import RING, TS_MS_MAX, Histories, decode, load_histories, load_seen, store_histories, store_seen
+from storage.ragged import cut, words
 from storage.state import HISTORIES, SEEN, Write
 from storage.state_memory import MemoryState
 
@@ -34,17 +35,18 @@ def test_a_history_is_read_as_it_was_written(entries: list[tuple[int, int, int, 
 
 @given(st.lists(histories, max_size=6), st.integers(0, 9))
 def test_histories_are_stored_as_they_were_loaded(blobs: list[bytes | None], added: int) -> None:
-    held = load_histories(blobs, np.full(len(blobs), added, dtype=np.int64), history_max=8)
-    assert [bytes(blob) for blob in store_histories(held)] == [blob or b"\0" * 8 for blob in blobs]
+    held = load_histories(*words(blobs), np.full(len(blobs), added, dtype=np.int64), 8)
+    assert [bytes(blob) for blob in cut(*store_histories(held))] == [blob or b"\0" * 8 for blob in blobs]
     assert np.diff(held.start).tolist() == [min(size + added, 8) for size in held.size.tolist()], "room for what is added, up to the bound"
+    assert np.diff(held.ring_start).tolist() == [min(size + added, RING) for size in held.ring_size.tolist()]
 
 
 @given(st.lists(st.none() | st.lists(st.tuples(u64s, st.integers(0, TS_MS_MAX)), max_size=5), max_size=6), st.integers(0, 9))
 def test_seen_sets_are_stored_as_they_were_loaded(rows: list[list[tuple[int, int]] | None], added: int) -> None:
     blobs = [None if row is None else b"".join(struct.pack("<Qq", *pair) for pair in row) for row in rows]
-    held = load_seen(blobs, np.full(len(blobs), added, dtype=np.int64), seen_max=7)
+    held = load_seen(*words(blobs), np.full(len(blobs), added, dtype=np.int64), 7)
     assert held.size.tolist() == [len(row or []) for row in rows]
-    assert [bytes(blob) for blob in store_seen(held)] == [blob or b"" for blob in blobs]
+    assert [bytes(blob) for blob in cut(*store_seen(held))] == [blob or b"" for blob in blobs]
     assert np.diff(held.start).tolist() == [min(size + added, 7) for size in held.size.tolist()]
 
 
@@ -63,6 +65,6 @@ def test_reading_after_writing_and_where_there_is_nothing() -> None:
 @pytest.mark.parametrize("size", [1, 128, 256])
 def test_a_history_beyond_a_smaller_bound_keeps_its_room(size: int) -> None:
     blob = blob_of([(n, n, 1, 0) for n in range(size)], list(range(RING)), 5)
-    held = load_histories([blob], np.array([3], dtype=np.int64), history_max=4)
+    held = load_histories(*words([blob]), np.array([3], dtype=np.int64), 4)
     assert held.start.tolist() == [0, max(size, min(size + 3, 4))]
-    assert [bytes(stored) for stored in store_histories(held)] == [blob]
+    assert [bytes(stored) for stored in cut(*store_histories(held))] == [blob]

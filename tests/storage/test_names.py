@@ -39,6 +39,15 @@ def test_new_names_are_written_once_and_found_again() -> None:
     assert names.resolve(ITEM, ["a", "b"], zeros(2)).writes == [] and names.resolve(ITEM, [], zeros(0)).ids.tolist() == []
 
 
+def test_what_was_met_lately_is_known_without_asking_the_state() -> None:
+    state = MemoryState()
+    names = Names(state)
+    commit(state, names, ITEM, names.resolve(ITEM, ["a", "b"], zeros(2)))
+    assert names.known(ITEM, ["b", None, "c", "b"]) == [hash_id("b", ITEM), 0, 0, hash_id("b", ITEM)]
+    assert names.known(USER, ["a"]) == [0] and names.known(ITEM, []) == []
+    assert Names(state).known(ITEM, ["a"]) == [0]
+
+
 def test_names_lie_in_the_partition_of_their_owner_and_know_their_kind() -> None:
     state = MemoryState()
     names = Names(state)

@@ -20,6 +20,7 @@ from storage.neighbours import (
     node_partition,
     store_neighbours,
 )
+from storage.ragged import cut, words
 from storage.state import NEIGHBOURS, Write
 from storage.state_memory import MemoryState
 
@@ -40,9 +41,9 @@ def ids(*values: int) -> U64s:
 @given(st.lists(lists, max_size=6), st.integers(0, 9))
 def test_lists_are_stored_as_they_were_loaded(rows: list[tuple[int, list[tuple[int, int]]] | None], added: int) -> None:
     blobs = [None if row is None else blob_of(*row) for row in rows]
-    held = load_neighbours(blobs, np.full(len(blobs), added, dtype=np.int64), neighbours_max=4)
+    held = load_neighbours(*words(blobs), np.full(len(blobs), added, dtype=np.int64), 4)
     assert held.size.tolist() == [len(row[1]) if row else 0 for row in rows]
-    assert [bytes(blob) for blob in store_neighbours(held)] == [blob or b"\0" * 8 for blob in blobs]
+    assert [bytes(blob) for blob in cut(*store_neighbours(held))] == [blob or b"\0" * 8 for blob in blobs]
     assert np.diff(held.start).tolist() == [min(size + added, 8) for size in held.size.tolist()], "up to twice the bound"
 
 

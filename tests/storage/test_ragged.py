@@ -35,9 +35,9 @@ def test_starts_are_running_sums() -> None:
 
 @given(st.lists(st.integers(0, 20) | u64s | st.integers(0, 30).map(lambda n: n << 44), max_size=80))
 def test_rows_are_numbered_by_first_appearance(ids: list[int]) -> None:
-    distinct, rows = number_rows(np.array(ids, dtype=np.uint64))
-    assert distinct.tolist() == list(dict.fromkeys(ids))
-    assert [distinct.tolist()[row] for row in rows.tolist()] == ids
+    first, rows = number_rows(np.array(ids, dtype=np.uint64))
+    assert first.tolist() == [ids.index(node) for node in dict.fromkeys(ids)]
+    assert [ids[first[row]] for row in rows.tolist()] == ids
 
 
 @given(st.lists(st.integers(0, 6), max_size=40))

@@ -210,8 +210,16 @@ def test_rows_of_several_partitions_are_read_and_written_in_their_order(state: S
     assert [list(state.scan(COUNTS, p)) for p in range(3)] == [[(3, b"3")], [(5, b"5"), (9, b"9")], [(1, b"1")]]
     assert read_rows(state, COUNTS, partitions, keys) == [b"5", b"3", b"9", b"1"]
     assert read_rows(state, COUNTS, partitions[:1] * 0, keys[:1]) == [None]
-    distinct, rows = distinct_rows(ids(9, 2, 9, BIG, 2))
-    assert distinct.tolist() == [2, 9, BIG] and rows.tolist() == [1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 2_000])
+def test_distinct_ids_are_known_by_their_first_row_and_ascend_where_they_are_many(count: int) -> None:
+    nodes = np.random.default_rng(4).integers(0, max(1, count // 2), size=count).astype(np.uint64) * np.uint64(BIG // 2_000)
+    first, rows = distinct_rows(nodes)
+    assert nodes[first][rows].tolist() == nodes.tolist() and len(first) == len(set(nodes.tolist()))
+    assert [nodes.tolist().index(node) for node in nodes[first].tolist()] == first.tolist()
+    if count == 2_000:
+        assert np.all(np.diff(nodes[first].astype(np.float64)) > 0)
 
 
 def open_lmdb(folder: Path, boot: str = "boot 1", *, read_only: bool = False) -> LmdbState:

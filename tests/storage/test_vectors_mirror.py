@@ -24,9 +24,13 @@ def many(count: int, seed: int = 0, dim: int = DIM) -> tuple[U64s, F32s]:
     return generator.permutation(ids), rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_the_mirror_equals_a_plain_dictionary() -> None:
+@pytest.mark.parametrize("held", [0, 300])
+def test_the_mirror_equals_a_plain_dictionary(held: int) -> None:
     generator = np.random.default_rng(5)
-    mirror, plain, revisions = Mirror(4), dict[int, list[float]](), dict[int, int]()
+    first, under = np.arange(1, 1 + held, dtype=np.uint64), generator.standard_normal((held, 4), dtype=np.float32)
+    mirror, before = Mirror.over(first, under, 1), under.copy()
+    plain = dict(zip(first.tolist(), under.tolist(), strict=True))
+    revisions = dict.fromkeys(plain, 1)
     for _ in range(400):
         number = int(generator.integers(1, 200))
         ids = np.unique(generator.integers(1, 900, size=int(generator.integers(0, 40)), dtype=np.uint64))
@@ -48,6 +52,7 @@ def test_the_mirror_equals_a_plain_dictionary() -> None:
     assert {node: rows[node].tolist() for node in np.flatnonzero(found).tolist()} == plain
     ids, matrix = mirror.matrix()
     assert dict(zip(ids.tolist(), matrix.tolist(), strict=True)) == plain
+    assert np.array_equal(under, before), "what it was made over is not its own to change"
 
 
 def test_a_snapshot_stays_as_it_was() -> None:

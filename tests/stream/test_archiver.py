@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from bench.services import wait_until
 from storage.archive import Archive
 from storage.log import JSON, PACK, Entry, Record
 from storage.log_lmdb import LmdbLog
@@ -143,7 +144,9 @@ def test_the_largest_partition_is_written_when_too_much_waits(log: LmdbLog, tmp_
     place = LocalPlace(tmp_path / "archive", shared=True)
     archiver = started(place, log)
     archiver.claimed(0, incarnation=0, watermark=0)
-    hand_over(archiver, log, 0, 80, step=40)
+    hand_over(archiver, log, 0, 40, step=40)
+    wait_until(lambda: len(Archive(place, read_only=True).parts()) == 1, seconds=SOON_S)
+    hand_over(archiver, log, 40, 80, step=40)
     archiver.close()
     assert len(Archive(place, read_only=True).parts()) == 2
     assert archived(place) == everything(log, 80)

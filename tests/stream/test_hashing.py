@@ -1,11 +1,13 @@
 """Hashing: events one by one and the same events as columns give the same ids, and cost the same names."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.ids import EVENT, ITEM, USER, hash_id
+from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_id
 from storage.names import Names
 from storage.state_memory import MemoryState
 from stream.events import Event
@@ -22,13 +24,19 @@ events = st.builds(
 )  # fmt: skip
 
 
-def hashed(of: Events, partitions: int) -> Hashed:
-    return hash_events(of, lambda row: f"origin {row}", Names(MemoryState()), Shape(partitions=partitions))
+def hashed(of: Events, partitions: int, known: Sequence[tuple[int, str]] = ()) -> Hashed:
+    """`known`: names met before, (kind, name) each."""
+    names = Names(MemoryState())
+    for kind, name in known:
+        names.learn(kind, {name: hash_id(name, kind)})
+    return hash_events(of, lambda row: f"origin {row}", names, Shape(partitions=partitions))
 
 
-@given(st.lists(events, min_size=1, max_size=12), st.sampled_from([1, 5]))
-def test_events_one_by_one_hash_as_columns_do(some_events: list[Event], partitions: int) -> None:
-    rows, batch = hashed(some_events, partitions), hashed(columns(some_events), partitions)
+@given(
+    st.lists(events, max_size=12), st.sampled_from([1, 5]), st.lists(st.tuples(st.sampled_from([ITEM, COLLECTION, QUERY, USER]), few))
+)  # fmt: skip
+def test_events_one_by_one_hash_as_columns_do(some_events: list[Event], partitions: int, known: list[tuple[int, str]]) -> None:
+    rows, batch = hashed(some_events, partitions, known), hashed(columns(some_events), partitions, known)
     for name in ("users", "items", "stamps", "event_ids", "collections", "sources", "has_item", "weight"):
         one, other = getattr(rows.columns, name), getattr(batch.columns, name)
         assert one.dtype == other.dtype and (one == other).all(), name

@@ -21,13 +21,14 @@ from storage.histories import RING, Histories, decode
 from storage.ids import COLLECTION, ITEM, USER, hash_id
 from storage.log_lmdb import LmdbLog
 from storage.names import Names
-from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SHOWN_NEXT_TO, Neighbours, NeighbourSet
+from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SHOWN_NEXT_TO, Neighbours
 from storage.state import DIGESTED, HISTORIES, NEIGHBOURS, SEEN, State, Write
 from storage.state_lmdb import LmdbState
 from storage.state_memory import MemoryState
 from stream.events import Event
+from stream.hashing import hash_events
 from stream.ingest import EVENTS, Ingest
-from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours
+from stream.reducers import Columns, Edges, reduce_counts, reduce_neighbours, reduce_users
 from stream.replay import digest
 from stream.shape import ACTIONS, DAY_MS, Action, Shape
 from tests.stream.event_logs import APPEND_MS, SMALL, THREE, expected, fill, ingest_all, make_messages, records_of, stored, totals, wanted
@@ -138,13 +139,18 @@ def test_replay_equals_live_when_weights_saturate() -> None:
     table = np.array([[5, 5, WEIGHT_MAX - 7, 0]], dtype=np.int64)
     reduce_counts(table, np.zeros(1, dtype=np.int64), columns, np.ones(1, dtype=np.bool_), DEEP)
     assert table.tolist() == [[6, 6, WEIGHT_MAX, 0]]
-    start, nothing = np.array([0, 2], dtype=np.int64), np.zeros(1, dtype=np.int64)
-    lists = NeighbourSet(
-        start, np.array([1, 9], dtype=np.uint64), np.array([WEIGHT_MAX - 7, 3], dtype=np.int64), nothing + 1, nothing.copy()
-    )
+    nothing, stored = np.zeros(1, dtype=np.int64), np.array([0, 1, WEIGHT_MAX - 7], dtype=np.uint64).tobytes()
     edges = Edges(one, one, one, np.array([1000], dtype=np.int64), nothing, nothing)
-    reduce_neighbours(lists, nothing, np.array([0, 1], dtype=np.int64), edges, DEEP)
-    assert (lists.size[0], lists.weights[0]) == (1, WEIGHT_MAX)
+    (blob,) = reduce_neighbours(nothing, edges, [stored], DEEP)
+    assert np.frombuffer(blob, dtype=np.uint64).tolist() == [0, 1, WEIGHT_MAX]
+
+
+def test_every_node_is_an_item_but_the_collections_that_edges_lead_back_from() -> None:
+    events = [view("i", 1), view("j", 2, collection_id="c", source_item_id="k"), view("c", 3, collection_id="c")]
+    hashed = hash_events(events, str, Names(MemoryState()), TINY)
+    edges = reduce_users(np.zeros(3, dtype=np.int64), hashed.columns, [None], [None], TINY).edges
+    found = dict.fromkeys(zip(edges.nodes.tolist(), edges.of_items().tolist(), strict=True))
+    assert sorted(found) == sorted([*((hash_id(name, ITEM), True) for name in "ijkc"), (hash_id("c", COLLECTION), False)])
 
 
 distinct_times = st.lists(

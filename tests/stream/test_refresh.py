@@ -176,11 +176,28 @@ def test_a_deleted_item_becomes_a_tombstone_and_comes_back_with_new_content() ->
     assert shop.vector(1) == 2.0
 
 
-def test_a_node_that_the_catalogue_does_not_know_is_a_tombstone_too() -> None:
+def test_the_mark_of_an_item_that_the_catalogue_does_not_know_yet_waits_for_it() -> None:
     shop = Shop()
-    shop.mark(9)
+    shop.put(1)
+    shop.mark(1, 2)
     assert shop.step() == Refreshed(1, 1)
-    assert (shop.dirty(), len(shop.vectors), shop.embedded) == ([], 0, [])
+    assert shop.dirty() == [2]
+    shop.catalogue.put(2, Content(name="item 2"))
+    assert shop.step() == Refreshed(1, 1)
+    assert shop.vector(2) == 2.0 and shop.dirty() == []
+
+
+def test_content_that_the_catalogue_learns_of_after_its_mark_was_cleared_is_embedded() -> None:
+    shop = Shop()
+    shop.put(1, offset=3)
+    shop.step()
+    shop.mark(1, mark=b"n")  # of content 4, which a follower reads a moment later
+    shop.step()
+    shop.catalogue.put(1, Content(name="item 1", offset=4))
+    learned = np.array([1], dtype=np.uint64)
+    assert shop.dirty() == [] and shop.refresher.step_on([shop.target()], learned, now_ms=5) == Refreshed(1, 1)
+    assert shop.vector(1) == 2.0
+    assert shop.refresher.step_on([shop.target()], learned, now_ms=5) == Refreshed(1, 0)
 
 
 def test_both_targets_get_vectors_and_the_first_is_noted() -> None:

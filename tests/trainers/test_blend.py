@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.blend import Blend
-from trainers.blend import Case, sharpen
+from trainers.blend import Case, best_of, shared_out, sharpen, weighed
 from trainers.metrics import discounted_gain, mid_ranks
 
 START = Blend(("a", "b", "c"), np.array([1.0, 1.0, 1.0]))
@@ -47,6 +47,42 @@ def test_what_is_planted_for_one_window_holds_on_the_next() -> None:
     blend = sharpen(planted([2.0, -1.0, 0.0], cases=800, seed=1), START)
     fresh = planted([2.0, -1.0, 0.0], cases=800, seed=2)
     assert quality(fresh, blend) > quality(fresh, START) + 0.02
+
+
+def test_parts_are_shared_out_as_another_blend_has_them_and_the_rest_stays() -> None:
+    blend = shared_out(Blend(("a", "b", "c", "d"), np.array([2.0, 1.0, 3.0, 0.5])), Blend(("d", "b"), np.array([0.2, 0.4])))
+    assert blend.sources == ("a", "b", "c", "d")
+    assert blend.weights.tolist() == pytest.approx([2.0, 1.0, 3.0, 0.5])
+    turned = shared_out(START, Blend(("c", "b"), np.array([0.0, 5.0])))
+    assert turned.weights.tolist() == pytest.approx([1.0, 2.0, 0.0])
+
+
+def test_the_best_of_blends_is_the_one_that_ranks_highest_and_the_first_of_equals() -> None:
+    cases, planted_blend = planted([3.0, 0.3, 0.0], cases=300), Blend(START.sources, np.array([3.0, 0.3, 0.0]))
+    assert quality(cases, planted_blend) > quality(cases, START)
+    assert best_of(cases, [START, planted_blend]) is planted_blend
+    twice = Blend(START.sources, 2 * START.weights)
+    assert best_of(cases, [twice, START]) is twice
+    assert best_of([], [START, planted_blend]) is START
+
+
+def test_a_source_weighs_what_ranks_highest_whatever_it_weighed_before() -> None:
+    cases = planted([0.3, 1.0, 1.0], cases=1500)
+    found = [weighed(cases, Blend(START.sources, np.array([prior, 1.0, 1.0])), "a") for prior in (0.0, 0.3, 5.0)]
+    shares = [blend.weights[0] / blend.weights[1:].sum() for blend in found]
+    assert shares[0] == pytest.approx(shares[1]) and shares[0] == pytest.approx(shares[2])
+    assert 0.05 <= shares[0] <= 0.3
+    assert [blend.weights.sum() for blend in found] == pytest.approx([2.0, 2.3, 7.0])
+    assert weighed(planted([-1.0, 1.0, 1.0], cases=300), START, "a").weights[0] == 0.0
+    assert weighed([], START, "a") is START
+
+
+@pytest.mark.parametrize("askers", [1, 4])
+def test_what_few_do_over_and_over_moves_nothing(askers: int) -> None:
+    cases = planted([2.0, 0.2, 0.2], cases=400)
+    assert (sharpen(cases, START).weights != START.weights).any()
+    asked = [Case(case.features, case.target, f"u{n % askers}") for n, case in enumerate(cases)]
+    assert (sharpen(asked, START).weights == START.weights).all()
 
 
 def test_noise_moves_nothing() -> None:

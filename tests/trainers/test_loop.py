@@ -11,7 +11,7 @@ import torch
 from encoders.model import Model
 from trainers.config import TrainConfig
 from trainers.graph import surrounded
-from trainers.loop import Going, Trainer, learning_rate, started
+from trainers.loop import Going, Trainer, learning_rate, spent_of, started
 from trainers.objective import Objective
 from trainers.samples import windows
 
@@ -73,6 +73,15 @@ def test_seconds_end_a_run(rings: Callable[..., Any], quick: TrainConfig) -> Non
     assert trained.steps == 5
 
 
+@pytest.mark.parametrize(("steps_min", "steps"), [(4, 5), (8, 8), (100, 10)])
+def test_a_run_short_of_steps_may_take_twice_its_time(rings: Callable[..., Any], quick: TrainConfig, steps_min: int, steps: int) -> None:
+    world, now = rings(users=10, length=8), iter(range(1000))
+    config = replace(quick, seconds_max=5.0, steps_min=steps_min)
+    assert Trainer(config, clock=lambda: float(next(now))).train(world.columns, world.features).steps == steps
+    spent = [spent_of(config, step, float(step)) for step in range(steps + 1)]
+    assert spent == sorted(spent) and spent[-2] < 1 <= spent[-1]
+
+
 def test_a_warm_start_carries_known_rows_over_and_leaves_the_live_model_alone(rings: Callable[..., Any], quick: TrainConfig) -> None:
     world = rings(users=20, length=12)
     first = world.features.around(np.arange(40))
@@ -113,7 +122,9 @@ def test_the_learning_rate_warms_up_and_cools_down(quick: TrainConfig) -> None:
     assert max(rates) < quick.learning_rate
 
 
-@pytest.mark.parametrize("wrong", [{"correction": "both"}, {"validation_share": 1.0}, {"steps_max": 0}, {"seconds_max": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"correction": "both"}, {"validation_share": 1.0}, {"steps_max": 0}, {"seconds_max": 0.0}, {"steps_min": 451}]
+)
 def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=r"must (be|lie)"):
         TrainConfig(**wrong)

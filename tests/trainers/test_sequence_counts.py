@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.base import F64s, I64s
+from encoders.linear import BAG_ITEMS, DECAYS
 from trainers import sequence_counts
-from trainers.linear import BAG_ITEMS, DECAYS, PENALTY, Ridge, fits
+from trainers.linear import PENALTY, Ridge, fits
 from trainers.sequence_baselines import LooBaselines, SessionBaselines, Source
 from trainers.sequence_counts import ItemKnn, SequenceRules, ragged
 from trainers.sequence_popularity import Clicks, RecentLines, RecentTails
