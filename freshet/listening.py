@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -39,6 +40,14 @@ def bound(host: str, port: int) -> socket.socket:
 def run_on(listener: socket.socket, app: FastAPI, *, stop_s: float | None = None) -> None:
     """Serve until SIGTERM or SIGINT; `stop_s` after it the process is ended hard, whatever it waits for."""
     _Quiet(uvicorn.Config(app, log_level="warning", access_log=False), stop_s).run([listener])
+
+
+def end_at_once() -> NoReturn:
+    """For a process that has stopped in order: nothing is left to close, and what Python takes apart by itself takes seconds more."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 def lifespan(start: Callable[[], None], stop: Callable[[], None]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

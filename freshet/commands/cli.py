@@ -19,7 +19,7 @@ from freshet.commands.letters import letters
 from freshet.commands.models import models
 from freshet.commands.processes import processes
 from freshet.commands.state import gap, state
-from freshet.commands.terminal import AsJson, Data, Url, bar, err, out, settings_of
+from freshet.commands.terminal import AsJson, Data, Url, bar, err, get_ready, out, settings_of
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recommender that learns while it serves."
@@ -60,11 +60,14 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a folder: ingest, learn, and answer over HTTP, until it is stopped."""
+    from freshet.listening import end_at_once
     from freshet.server import run_server
 
     settings = settings_of(data=data, host=host, port=port)
+    get_ready()
     err.print(f"freshet serves {settings.data} at http://{settings.host}:{settings.port} (Ctrl-C stops it)", highlight=False)
     run_server(settings, model)
+    end_at_once()
 
 
 @app.command()
@@ -174,6 +177,7 @@ def demo(
     """Stream real events through the whole loop, rank each before it is learned, and show what learning while serving gives."""
     from freshet.commands.demo import run_demo
 
+    get_ready()
     outcome = run_demo(
         data=data, use_world=use_world, events_max=events, events_per_s=events_per_s, report=report, seed=seed, console=err
     )  # fmt: skip

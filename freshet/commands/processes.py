@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from freshet.commands.terminal import Data, err, settings_of
+from freshet.commands.terminal import Data, err, get_ready, settings_of
 
 processes = typer.Typer()
 
@@ -31,28 +31,36 @@ def worker(host: str | None = None, port: Annotated[int | None, typer.Option(hel
 @processes.command()
 def api(data: Data = None, host: str | None = None, port: int | None = None) -> None:
     """Answer look-ups and take events of the cluster form over HTTP, as one of many, until it is stopped."""
+    from freshet.listening import end_at_once
     from freshet.processes.api import run_api
 
     settings = settings_of(data=data, host=host, port=port)
+    get_ready()
     err.print(f"freshet api: http://{settings.host}:{settings.port} (Ctrl-C stops it)", highlight=False)
     run_api(settings)
+    end_at_once()
 
 
 @processes.command()
 def refresher(host: str | None = None, port: Annotated[int | None, typer.Option(help="Of its page.")] = None) -> None:
     """Keep the vectors on the Qdrant server fresh, as one of many, until it is stopped. FRESHET_QDRANT names the server."""
+    from freshet.listening import end_at_once
     from freshet.processes.refresher import run_refresher
 
     settings = settings_of(host=host, page_port=port)
+    get_ready()
     err.print(f"freshet refresher: http://{settings.host}:{settings.page_port}/healthz (Ctrl-C stops it)", highlight=False)
     run_refresher(settings)
+    end_at_once()
 
 
 @processes.command()
 def trainer(data: Data = None, host: str | None = None, port: Annotated[int | None, typer.Option(help="Of its page.")] = None) -> None:
     """Train on what is archived and propose what is better; of several one trains and the others stand by."""
+    from freshet.listening import end_at_once
     from freshet.processes.trainer_loop import run_trainer
 
     settings = settings_of(data=data, host=host, page_port=port)
     err.print(f"freshet trainer: http://{settings.host}:{settings.page_port}/healthz (Ctrl-C stops it)", highlight=False)
     run_trainer(settings)
+    end_at_once()

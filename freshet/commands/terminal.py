@@ -3,10 +3,11 @@
 out.print("to be read by programs too"); err.print("for the person alone")
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -23,6 +24,8 @@ Url = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 """What several commands take."""
+COMPILED_S: Final = 5.0
+"""A rehearsal that took longer had to compile."""
 
 
 def settings_of(**given: Any) -> Settings:
@@ -37,3 +40,14 @@ def bar(total: int | None, what: str = "events") -> Iterator[Any]:
     with Progress(*columns, console=err, transient=True) as progress:
         moved = progress.add_task(what, total=total)
         yield lambda n: progress.advance(moved, n)
+
+
+def get_ready() -> None:
+    """Compile what is compiled, or read it in, before anybody waits for it."""
+    from freshet.rehearsal import rehearse
+
+    began = time.monotonic()
+    with err.status("getting ready (the first start compiles inner loops: half a minute) ..."):
+        rehearse()
+    if (took_s := time.monotonic() - began) > COMPILED_S:
+        err.print(f"inner loops compiled in {took_s:.0f} s; the next start reads them in", highlight=False)

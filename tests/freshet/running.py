@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-START_S_MAX = 120.0
+START_S_MAX = 240.0
 
 
 @dataclass
