@@ -24,6 +24,11 @@ class Blend:
         if self.weights.shape != (len(self.sources),) or not np.isfinite(self.weights).all():
             raise ValueError(f"{len(self.sources)} sources need as many finite weights, not {self.weights!r}")
 
+    @property
+    def weighed(self) -> frozenset[str]:
+        """The sources that have a weight: no other needs to be asked."""
+        return frozenset(source for source, weight in zip(self.sources, self.weights.tolist(), strict=True) if weight != 0.0)
+
     def score(self, features: F64s) -> F64s:
         """(C, S) log-scores of C candidates -> (C,) blended scores."""
         assert features.ndim == 2 and features.shape[1] == len(self.sources), f"features {features.shape}, sources {self.sources}"

@@ -79,8 +79,7 @@ class Lookup:
         aim = aimed(context.history, live, now_ms=context.now_ms)
         linear, blend = (live.linear, live.blend) if live else (NOTHING, COUNTING)
         rows = self.candidates(context, aim, linear=linear, exclude_seen=exclude_seen)
-        weighed = {source for source, weight in zip(blend.sources, blend.weights.tolist(), strict=True) if weight != 0.0}
-        features = self.features(context, aim, rows, linear=linear, asked=weighed)
+        features = self.features(context, aim, rows, linear=linear, asked=blend.weighed)
         scores = blended(blend, features)
         order = _best_first(scores, rows, k)
         return Ranking(rows[order], features[order], scores[order])

@@ -47,20 +47,20 @@ class Links:
 class Context:
     """What one look-up knows of its user, read once, in catalogue rows.
 
-    `recent`: the last distinct items liked, newest first; `liked`: the last likings, newest first; `session`: those since the last long
-    pause, oldest first; `past`: the sessions of all.
+    `recent`: the last distinct items liked, newest first; `positive` (256,): which action codes are a liking; `past`: the sessions of all.
+    What few blends weigh is made of it when it is first asked for.
     """
 
     now_ms: int
     history: History
     recent: I64s
-    liked: I64s
-    session: I64s
     seen: I64s
     links: Links
     heat: Heat
     live: Bools
     past: Sessions
+    index: RowIndex
+    positive: Bools
 
     @property
     def cold(self) -> bool:
@@ -68,9 +68,28 @@ class Context:
         return len(self.history) == 0
 
     @cached_property
+    def liked(self) -> I64s:
+        """The last likings, newest first."""
+        rows, _ = self._likings
+        return rows[rows >= 0][::-1]
+
+    @cached_property
+    def session(self) -> I64s:
+        """The likings since the last long pause, oldest first."""
+        return _session(*self._likings)
+
+    @cached_property
     def votes(self) -> F64s:
         """What past sessions say, as when it was first asked: (I,)."""
         return self.past.votes(self.session, len(self.live))
+
+    @cached_property
+    def _likings(self) -> tuple[I64s, I64s]:
+        """Rows, -1 of items beyond `live`, and times of the last likings, oldest first: both (L,)."""
+        entries = np.flatnonzero(self.positive[self.history.actions])[-BAG_ITEMS:]
+        rows = self.index.rows(self.history.items[entries])
+        rows[rows >= len(self.live)] = -1
+        return rows, self.history.ts_ms[entries]
 
 
 @dataclass(frozen=True)
@@ -97,12 +116,9 @@ class Reader:
         items = len(live)
         recent, seen = self._recent(history, items), self.index.known(had, below=items)
         links = self.links(self.catalogue.ids[recent], now_ms=now_ms)
-        likings = np.flatnonzero(self.positive[history.actions])[-BAG_ITEMS:]
-        liked = self.index.rows(history.items[likings])
-        liked[liked >= items] = -1
         return Context(
-            now_ms, history, recent=recent, liked=liked[liked >= 0][::-1], session=_session(liked, history.ts_ms[likings]), seen=seen,
-            links=links, heat=self.popularity.snapshot(items), live=live, past=self.sessions,
+            now_ms, history, recent=recent, seen=seen, links=links, heat=self.popularity.snapshot(items), live=live, past=self.sessions,
+            index=self.index, positive=self.positive,
         )  # fmt: skip
 
     def live(self) -> Bools:

@@ -18,8 +18,9 @@ from freshet.demo.ranking import Ranking
 from freshet.service import Loaded, Service
 from serving.linear import NOTHING
 from serving.live import LiveModel
+from serving.lookup import COUNTING
 from serving.neural import aimed
-from serving.sources import Context
+from serving.sources import LINEAR, SOURCES, Context
 from storage.arrays import F64s, I64s
 from storage.ids import ITEM, hash_id
 from stream.events import Event
@@ -113,6 +114,8 @@ class Contest:
             lookup.recommend(event.user_id, k=10, now_ms=event.ts_ms)
             self.lookup_ms.append((time.perf_counter_ns() - begin) / 1e6)
         context = lookup.context(event.user_id, now_ms=event.ts_ms)
+        models = [loaded for loaded in (current, self.frozen) if loaded is not None]
+        weighed = COUNTING.weighed.union(*(blend.weighed for loaded in models for blend in (loaded.live.blend, loaded.counting)))
         live = current.live if current else None
         aim = None if lookup.all_are_candidates(context) else aimed(context.history, live, now_ms=context.now_ms)
         linear = live.linear if live else NOTHING
@@ -127,18 +130,19 @@ class Contest:
             actions=context.history.actions.tobytes(),
             ts_ms=context.history.ts_ms.tobytes(),
             rows=rows.astype(np.uint32).tobytes(),
-            counts=lookup.counting(context, rows, neural=live is not None, linear=linear).tobytes(),
+            counts=lookup.counting(context, rows, neural=live is not None, linear=linear, asked=weighed).tobytes(),
             frozen_linear=self._frozen_linear(context, rows, live).tobytes(),
             at=int(at[0]),
             live=live.version if live else None,
             frozen=self.frozen.live.version if self.frozen else None,
         )
-        models = [loaded for loaded in (current, self.frozen) if loaded is not None]
         self._ranking.ask(Asked(event.user_id, row, 0, question), models)
 
     def _frozen_linear(self, context: Context, rows: I64s, live: LiveModel | None) -> F64s:
-        """The frozen version's linear column; empty where it is the live one's."""
-        if self.frozen is None or (live is not None and live.version == self.frozen.live.version):
+        """The frozen version's linear column; empty where it is the live one's, or weighs nothing."""
+        if self.frozen is None or SOURCES[LINEAR] not in self.frozen.live.blend.weighed:
+            return np.empty(0)
+        if live is not None and live.version == self.frozen.live.version:
             return np.empty(0)
         return self.service.lookup.linear(context, rows, neural=True, linear=self.frozen.live.linear)
 
