@@ -122,6 +122,9 @@ class State(Protocol):
     def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
         """What `commit` would do for each by itself, at once: why it was refused, or None. The others go on."""
 
+    def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
+        """Remove the rows that still hold these blobs, compared in the removal; of others nothing is changed."""
+
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) of a table's partition with id >= `start`, by ascending id, as of now."""
 

@@ -122,6 +122,14 @@ class LmdbState:
         """One after the other."""
         return [tried(self.commit, one) for one in commits]
 
+    def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
+        """One transaction: compare each, remove it."""
+        database = self._tables[table]
+        with self._env.begin(write=True) as txn:
+            for key, blob in zip(_keys(partition, ids), blobs, strict=True):
+                if txn.get(key, db=database) == blob:
+                    txn.delete(key, db=database)
+
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) with id >= `start` by ascending id, as of now: a snapshot."""
         prefix = partition.to_bytes(2, "big")

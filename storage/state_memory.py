@@ -71,6 +71,13 @@ class MemoryState:
         """One after the other."""
         return [tried(self.commit, one) for one in commits]
 
+    def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
+        """Compare each, remove it."""
+        rows = self._tables.get((table, partition), {})
+        for key, blob in zip(ids.tolist(), blobs, strict=True):
+            if rows.get(key) == blob:
+                del rows[key]
+
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """All (id, blob) with id >= `start` by ascending id, as of now."""
         yield from sorted(row for row in self._tables.get((table, partition), {}).items() if row[0] >= start)

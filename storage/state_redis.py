@@ -92,6 +92,11 @@ for n = 1, streams do
 end
 return {}
 """
+_CLEAR: Final = """
+for n = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[n]) == ARGV[n + 1] then redis.call('HDEL', KEYS[1], ARGV[n]) end
+end
+"""
 _NEWEST: Final = """
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held then
@@ -123,8 +128,8 @@ class RedisState:
             _packed_by_us(client.connection_pool)
         self._tags = tags(partitions)
         self._known_keys: dict[tuple[str, int], list[tuple[str, int]]] = {}
-        self._claim, self._accept, self._commit, self._newest = (
-            client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _NEWEST)
+        self._claim, self._accept, self._commit, self._clear, self._newest = (
+            client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _CLEAR, _NEWEST)
         )
 
     def shape(self, wanted: dict[str, str | int | float]) -> None:
@@ -223,6 +228,11 @@ class RedisState:
             keys.append(key)
             args += (len(puts), *puts, len(deletes), *deletes)
         return keys, args
+
+    def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
+        """A script for each bucket: compare each, remove it."""
+        for key, rows, fields in self._buckets(table, partition, ids):
+            self._clear(keys=[key], args=[part for field, row in zip(fields, rows, strict=True) for part in (field, blobs[row])])
 
     def put_newest(self, partition: int, rows: Sequence[Newest]) -> list[bool]:
         """Write each row, with its dirty mark, unless a newer or the same one is there, compared in the write: which were written."""

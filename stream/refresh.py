@@ -76,8 +76,8 @@ class Refresher:
     def step(self, targets: Sequence[Target], *, now_ms: int, items_max: int = 64) -> Refreshed:
         """Look at up to `items_max` dirty items of each partition; the first target is the live one and is what is noted.
 
-        In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. in one commit clear
-        the marks that have not moved since and note what was embedded. A crash between 2 and 3 embeds again.
+        In order: 1. embed those that changed enough, 2. upsert them (deleted ones get a tombstone), 3. note what was embedded,
+        4. clear the marks that have not moved since, which the state compares. A crash between 2 and 3 embeds again.
         """
         return self._look(targets, {p: self._marks(p, items_max) for p in self.partitions}, now_ms)
 
@@ -104,8 +104,9 @@ class Refresher:
             notes = self._notes(nodes, now_ms, targets[0].generation)
             changed, renewed = self._changed(partition, nodes, notes)
             self._upsert(targets, nodes[changed], renewed[changed], now_ms)
-            embeddings = Write(EMBEDDED, partition, nodes[changed], [notes[n] for n in np.flatnonzero(changed)])
-            self._state.commit([], [self._unmoved(partition, marks, nodes), embeddings])
+            if changed.any():
+                self._state.commit([], [Write(EMBEDDED, partition, nodes[changed], [notes[n] for n in np.flatnonzero(changed)])])
+            self._state.clear(DIRTY, partition, nodes, [marks[node] for node in nodes.tolist()])
             looked_at, embedded = looked_at + len(nodes), embedded + int(changed.sum())
             delays += [now_ms - marked_ms(marks[node]) for node in nodes[changed].tolist() if marked_ms(marks[node])]
         return Refreshed(looked_at, embedded, tuple(delays))
@@ -179,12 +180,6 @@ class Refresher:
         if vectors.collection not in self._floors:
             self._floors[vectors.collection] = max(self._epoch, (vectors.revision_max() >> 32) + 1) << 32
         return self._floors[vectors.collection]
-
-    def _unmoved(self, partition: int, marks: dict[int, bytes], nodes: U64s) -> Write:
-        """The write that clears the marks which are still those that were read."""
-        now = self._state.read(DIRTY, partition, nodes)
-        same = np.array([bytes(mark or b"") == marks[node] for node, mark in zip(nodes.tolist(), now, strict=True)])
-        return Write(DIRTY, partition, nodes[same], [None] * int(same.sum()))
 
     def _offset(self, node: int) -> int:
         row = self._catalogue.row(node)

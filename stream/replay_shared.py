@@ -191,6 +191,10 @@ class _Claims:
         """The state's."""
         return self._state.commit_each(commits)
 
+    def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
+        """The state's."""
+        self._state.clear(table, partition, ids, blobs)
+
     def scan(self, table: str, partition: int, *, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """The state's."""
         return self._state.scan(table, partition, start=start)

@@ -84,6 +84,14 @@ def test_none_deletes_and_an_empty_blob_is_a_blob(state: State) -> None:
     assert state.read(COUNTS, 0, ids(1, 2)) == [b"", None]
 
 
+def test_only_rows_that_hold_what_was_seen_are_cleared(state: State) -> None:
+    for key, value in ((1, b"seen"), (2, b"moved since"), (3, b""), (1 << 63, b"seen")):
+        put(state, key, value)
+    state.clear(COUNTS, 0, ids(1, 2, 3, 4, 1 << 63), [b"seen", b"seen", b"", b"seen", b"seen"])
+    assert list(state.scan(COUNTS, 0)) == [(2, b"moved since")]
+    state.clear(COUNTS, 0, ids(), [])
+
+
 def test_what_is_read_does_not_change_under_the_reader(state: State) -> None:
     blob = bytearray(b"abc")
     put(state, 1, memoryview(blob))  # type: ignore[arg-type]  # what a working set hands over

@@ -319,6 +319,31 @@ def test_a_crash_between_upsert_and_clear_embeds_again() -> None:
     assert (shop.vector(1), shop.dirty()) == (2.0, [])
 
 
+class Busy(MemoryState):
+    """A state that somebody else writes to just before a commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        super().commit(advances, writes)
+
+
+def test_a_mark_that_moves_just_before_the_clearing_stays() -> None:
+    shop = Shop()
+    shop.state = state = Busy()
+    shop.put(1, 2)
+    refresher = shop.begin(epoch=1)
+    state.meanwhile = lambda: shop.put(1, offset=1, mark=b"n")
+    assert shop.step(refresher=refresher) == Refreshed(2, 2)
+    assert shop.dirty() == [1]
+    shop.step(refresher=refresher)
+    assert (shop.vector(1), shop.dirty()) == (2.0, [])
+
+
 def test_an_embedding_that_fails_keeps_the_marks() -> None:
     shop = Shop()
     shop.put(1)
