@@ -293,34 +293,8 @@ class PulledPlug(Exception):
     """The process dies here."""
 
 
-class Fragile(MemoryState):
-    """A state that dies at a commit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dies = False
-
-    def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
-        if self.dies:
-            raise PulledPlug
-        super().commit(advances, writes)
-
-
-def test_a_crash_between_upsert_and_clear_embeds_again() -> None:
-    shop = Shop()
-    shop.state = state = Fragile()
-    shop.put(1, 2)
-    state.dies = True
-    with pytest.raises(PulledPlug):
-        shop.step(refresher=shop.begin(epoch=1))
-    state.dies = False
-    assert (shop.vector(1), shop.dirty()) == (1.0, [1, 2])
-    assert shop.step(refresher=shop.begin(epoch=2)) == Refreshed(2, 2)
-    assert (shop.vector(1), shop.dirty()) == (2.0, [])
-
-
 class Busy(MemoryState):
-    """A state that somebody else writes to just before a commit."""
+    """A state to which something happens just before the next commit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,6 +304,22 @@ class Busy(MemoryState):
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
         super().commit(advances, writes)
+
+
+def pull_the_plug() -> None:
+    raise PulledPlug
+
+
+def test_a_crash_between_upsert_and_clear_embeds_again() -> None:
+    shop = Shop()
+    shop.state = state = Busy()
+    shop.put(1, 2)
+    state.meanwhile = pull_the_plug
+    with pytest.raises(PulledPlug):
+        shop.step(refresher=shop.begin(epoch=1))
+    assert (shop.vector(1), shop.dirty()) == (1.0, [1, 2])
+    assert shop.step(refresher=shop.begin(epoch=2)) == Refreshed(2, 2)
+    assert (shop.vector(1), shop.dirty()) == (2.0, [])
 
 
 def test_a_mark_that_moves_just_before_the_clearing_stays() -> None:
@@ -347,11 +337,7 @@ def test_a_mark_that_moves_just_before_the_clearing_stays() -> None:
 def test_an_embedding_that_fails_keeps_the_marks() -> None:
     shop = Shop()
     shop.put(1)
-
-    def fails() -> None:
-        raise PulledPlug
-
-    shop.meanwhile = fails
+    shop.meanwhile = pull_the_plug
     with pytest.raises(PulledPlug):
         shop.step()
     assert (shop.dirty(), len(shop.vectors)) == ([1], 0)
