@@ -3,7 +3,7 @@
     python -m tests.side_by_side
 
 What the first says is put out as it comes; what the other says whole when it has ended, or live once the first has. The last lines
-sum up both: what failed, counts, seconds, branch coverage of the two together. Ctrl-C ends both. The exit status is 0 when both
+sum up both: what failed and why, counts, seconds, branch coverage of the two together. Ctrl-C ends both. The exit status is 0 when both
 passed and coverage suffices, 130 after Ctrl-C, else 1.
 """
 
@@ -38,6 +38,9 @@ INTERRUPTED: Final = 130
 AGAIN_S: Final = 30
 """A KeyboardInterrupt may be lost where a library swallows it: the next comes after so long."""
 CHUNK: Final = 1 << 16
+WHY_LINES_MAX: Final = 12
+WHY_COLUMNS_MAX: Final = 300
+"""Of what is said of a failure once more at the end; pytest's own words stand above."""
 WELL: Final = "bold green"
 BADLY: Final = "bold red"
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -62,10 +65,10 @@ class Half:
 
 @dataclass(frozen=True)
 class Counts:
-    """Tests by what became of them; those that failed by name."""
+    """Tests by what became of them; of those that failed, by name, what pytest says of why."""
 
     passed: int
-    failed: tuple[str, ...]
+    failed: Mapping[str, Sequence[str]]
     skipped: int
     seconds: float
 
@@ -76,12 +79,19 @@ class Counts:
         try:
             (suite,) = ElementTree.parse(half.report).iter("testsuite")
         except (OSError, ElementTree.ParseError):
-            return cls(0, (f"{ended} and left no report",), 0, 0.0)
-        cases = {f"{case.get('file') or case.get('classname')}::{case.get('name')}": {part.tag for part in case} for case in suite}
-        failed = tuple(name for name, parts in cases.items() if parts & {"failure", "error"})
-        skipped = sum("skipped" in parts for parts in cases.values())
-        badly = (ended,) if half.process.returncode and not failed else ()
+            return cls(0, {f"{ended} and left no report": ()}, 0, 0.0)
+        cases = {f"{case.get('file') or case.get('classname')}::{case.get('name')}": case for case in suite}
+        wrong = {name: [*case.iter("failure"), *case.iter("error")] for name, case in cases.items()}
+        failed = {name: why(parts[0].text or "") for name, parts in wrong.items() if parts}
+        skipped = sum(case.find("skipped") is not None for case in cases.values())
+        badly: dict[str, Sequence[str]] = {ended: ()} if half.process.returncode and not failed else {}
         return cls(len(cases) - len(failed) - skipped, failed or badly, skipped, float(suite.get("time", 0)))
+
+
+def why(told: str) -> list[str]:
+    """The lines in which pytest says what was not as it should be, the first few."""
+    lines = [line[:WHY_COLUMNS_MAX] for line in told.splitlines() if line.startswith("E ")]
+    return lines[:WHY_LINES_MAX]
 
 
 def main() -> int:
@@ -166,13 +176,15 @@ def covered(files: Sequence[Path]) -> tuple[str, bool]:
 
 def sum_up(counts: Mapping[str, Counts], measured: str, suffices: bool) -> bool:
     """The last lines, in red what is wrong; returns whether nothing is."""
-    failed = [name for found in counts.values() for name in found.failed]
+    failed = {name: told for found in counts.values() for name, told in found.failed.items()}
     passed, skipped = (sum(getattr(found, what) for found in counts.values()) for what in ("passed", "skipped"))
     well = suffices and not failed
     console.print()
     console.rule("all tests")
-    for name in failed:
+    for name, lines in failed.items():
         console.print(f"FAILED {name}", style=BADLY)
+        for line in lines:
+            console.print(line)
     for name, found in counts.items():
         told = f"{found.passed} passed, {len(found.failed)} failed, {found.skipped} skipped in {found.seconds:.0f} s"
         console.print(f"{name}: {told}", style=BADLY if found.failed else None)

@@ -81,7 +81,8 @@ def test_all_is_well_only_if_both_are_and_enough_is_covered(
     summary = said.rpartition(" all tests ")[2].splitlines()
     assert all(any(line.startswith(wanted) for line in summary) for wanted in last), said
     assert said.count("test session starts") == 2, "both are put out"
-    assert ("assert 1 == 2" in said) == (WRONG in cluster + others), "with what failed"
+    assert ("E   assert 1 == 2" in said.rpartition(" all tests ")[0]) == (WRONG in cluster + others), "with what failed"
+    assert ("E   assert 1 == 2" in summary) == (WRONG in cluster + others), "and why, once more at the end"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
