@@ -30,7 +30,6 @@ serve: $(INSTALLED) ## the embedded all-in-one; ARGS are passed on
 	@$(BIN)/freshet serve $(ARGS)
 
 test: $(INSTALLED) ## all tests, in two processes, with branch coverage; ARGS (paths, options) are one pytest's
-	@$(if $(ARGS),,echo "Compiling inner loops, where that was not done (half a minute) ..." && $(BIN)/python -c 'from freshet.rehearsal import rehearse; rehearse()')
 	@echo "Running the tests with branch coverage (by file afterwards: $(BIN)/coverage report) ..."
 	@$(BIN)/python -m $(if $(ARGS),pytest --cov --cov-report= --durations=10 --durations-min=1 $(ARGS),tests.side_by_side)
 
@@ -63,4 +62,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing pinned dependencies into .venv (about 2 minutes, 5 GB; seconds if they are there) ..."
 	@$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	@$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev]'
+	@echo "Compiling inner loops (half a minute) ..."
+	@$(BIN)/python -m freshet.rehearsal
 	@touch $@

@@ -3,7 +3,7 @@
 Inner loops are compiled where they are first called, and kept beside the code from then on. Without this the first events and
 look-ups of an installation wait for half a minute of it, and those of each later start for half a second, in which they are read in.
 
-    rehearse()
+    rehearse()      # or, to have it done: python -m freshet.rehearsal
 """
 
 import tempfile
@@ -104,3 +104,7 @@ def _asked(service: Service, now_ms: int) -> None:
     service.lookup.recommend("u0", now_ms=now_ms)
     service.lookup.recommend("nobody", now_ms=now_ms)
     service.lookup.similar("i0", now_ms=now_ms)
+
+
+if __name__ == "__main__":
+    rehearse()

@@ -34,7 +34,7 @@ class Case:
     Without an asker it hangs together with no other.
     """
 
-    features: F64s
+    features: F32s | F64s
     target: int
     asker: str | None = None
 
