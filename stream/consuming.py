@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import IllegalStateError, KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import IllegalStateError, KafkaError, LogTruncationError, OffsetOutOfRangeError, RetriableError
 
 from storage.log import Record
 from storage.state import Gap
@@ -92,9 +92,9 @@ class BatchConsumer:
         """What has come, by partition. Partitions that were assigned meanwhile are claimed first. Raises `Gap`, `KafkaUnreachable`."""
         self._settle()
         try:
-            polled = self._consumer.poll(timeout_ms, max_records=records_max)
+            polled = self._polled(timeout_ms, records_max)
             if polled and all(self._highwater(where) <= records[-1].offset + 1 for where, records in polled.items()):
-                for where, records in self._consumer.poll(NEWER_MS, max_records=records_max).items():
+                for where, records in self._polled(NEWER_MS, records_max).items():
                     polled.setdefault(where, []).extend(records)
             unsettled = self._notes.unsettled()
             ends = {where: self._position(where) for where in self._held if where not in unsettled}
@@ -125,6 +125,18 @@ class BatchConsumer:
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
         self._consumer.close(autocommit=False, timeout_ms=LEAVE_MS)
+
+    def _polled(self, timeout_ms: int, records_max: int) -> dict[TopicPartition, list[Record]]:
+        """What the client hands out: nothing while the brokers are away.
+
+        It looks for who leads the group first, before it hands out anything, and raises where it cannot even ask.
+        """
+        try:
+            polled: dict[TopicPartition, list[Record]] = self._consumer.poll(timeout_ms, max_records=records_max)
+        except RetriableError:
+            time.sleep(timeout_ms / 1000)
+            return {}
+        return polled
 
     def _settle(self) -> None:
         """Forget what was taken from us; claim, seek and resume what was given."""

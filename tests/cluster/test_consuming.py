@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from bench.faults.losses import recreate
 from bench.faults.messages import APPEND_MS
-from bench.services import wait_until
+from bench.services import KafkaServer, wait_until
 from storage.log import Entry
 from storage.state import Gap
 from stream.consuming import NAMED_S, BatchConsumer
 from stream.ingest import EVENTS
-from stream.kafka import KafkaUnreachable
+from stream.kafka import Kafka, KafkaUnreachable
+from stream.log_kafka import KafkaLog
+from stream.topics import create
 from tests.cluster.installation import Site
+from tests.services import kafka_server
 
 SETTLED_S = 60.0
 
@@ -75,6 +79,28 @@ def test_members_join_and_share_however_short_their_polls_are(wide: Site) -> Non
     finally:
         for one in members:
             one.close()
+
+
+def test_brokers_that_go_away_end_nothing_and_are_read_on_from_when_they_are_back(tmp_path: Path) -> None:
+    """kafka-python looks for who leads the group, and raises when it cannot even ask."""
+    kafka_server()  # skips where it is not installed
+    with KafkaServer(tmp_path / "kafka") as server:
+        kafka = Kafka(server.bootstrap)
+        create(kafka, partitions=1, replicas=1)
+        reader = BatchConsumer(kafka, group="reader", topics=[EVENTS], claim=lambda topic, partition: 0)
+        found = list[int]()
+        poll = reading(reader, found)
+        try:
+            wait_until(lambda: poll() == 0 and len(reader.held) == 1, seconds=SETTLED_S)
+            server.kill()
+            wait_until(reader._consumer._coordinator.coordinator_unknown, seconds=SETTLED_S)
+            assert [reader.poll(timeout_ms=1000, records_max=100) for _ in range(10)] == [[]] * 10
+            server.start()
+            with KafkaLog(kafka) as log:
+                log.append(EVENTS, [Entry(0, b"x")], now_ms=APPEND_MS)
+            wait_until(lambda: poll() == 1, seconds=SETTLED_S)
+        finally:
+            reader.close()
 
 
 def test_a_reader_that_stood_still_takes_no_record_of_a_topic_made_anew(wide: Site) -> None:
