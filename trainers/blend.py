@@ -77,22 +77,28 @@ def shared_out(blend: Blend, part: Blend) -> Blend:
 
 
 def weighed(cases: Sequence[Case], blend: Blend, source: str) -> Blend:
-    """The blend with this source's share of the weight that ranks highest on the cases, the least of equals; the sum stays.
+    """The blend with the least share for this source that ranks within one standard error, by asker, of the best; the sum stays.
 
-    For a source that is new: a prior on its weight stands for nothing, and one number on hundreds of cases is found without one.
-    Without a case the blend stays.
+    For a source that is new: a prior on its weight stands for nothing, and one number on hundreds of cases is found without one. The least,
+    because what is new ages, and weighs too much by and by; none only where none is best: whether it is of use is for a gate to say.
+    Without a case the blend stays. Source of the rule: Breiman et al., Classification and Regression Trees (1984), for pruning.
     """
     place, total = blend.sources.index(source), blend.weights.sum()
     others = blend.weights.copy()
     others[place] = 0.0
     if not cases or not others.any():
         return blend
-    tried = []
+    features, targets = _padded(cases)
+    askers, tried = _numbered(cases), list[tuple[Blend, F64s]]()
     for share in SHARES:
         weights = others.copy()
         weights[place] = share * others.sum()
-        tried.append(Blend(blend.sources, weights * (total / weights.sum())))
-    return best_of(cases, tried)
+        found = Blend(blend.sources, weights * (total / weights.sum()))
+        tried.append((found, _gains(features, targets, found.weights)))
+    best, gains = max(tried, key=lambda one: float(one[1].mean()))
+    if not best.weights[place]:
+        return best
+    return next(found for found, its in tried[1:] if (gains - its).mean() <= _error(gains - its, askers))
 
 
 def best_of(cases: Sequence[Case], blends: Sequence[Blend]) -> Blend:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.blend import Blend
-from trainers.blend import Case, best_of, shared_out, sharpen, weighed
+from trainers.blend import SHARES, Case, best_of, shared_out, sharpen, weighed
 from trainers.metrics import discounted_gain, mid_ranks
 
 START = Blend(("a", "b", "c"), np.array([1.0, 1.0, 1.0]))
@@ -25,7 +25,7 @@ def planted(weights: list[float], *, cases: int = 400, seed: int = 0) -> list[Ca
 
 def quality(cases: list[Case], blend: Blend) -> float:
     """Mean discounted gain, by the metrics' own mid-ranks."""
-    ranks = [int(mid_ranks(blend.score(case.features)[None], np.array([case.target]))[0]) for case in cases]
+    ranks = [int(mid_ranks(blend.score(case.features.astype(np.float64))[None], np.array([case.target]))[0]) for case in cases]
     return float(discounted_gain(np.array(ranks)).mean())
 
 
@@ -75,6 +75,20 @@ def test_a_source_weighs_what_ranks_highest_whatever_it_weighed_before() -> None
     assert [blend.weights.sum() for blend in found] == pytest.approx([2.0, 2.3, 7.0])
     assert weighed(planted([-1.0, 1.0, 1.0], cases=300), START, "a").weights[0] == 0.0
     assert weighed([], START, "a") is START
+
+
+def test_a_source_weighs_no_more_than_it_is_shown_to_be_worth() -> None:
+    """What one person likes may be that person's way: the least that does about as well is taken."""
+    planted_cases, noise = planted([2.0, 1.0, 1.0], cases=400), planted([0.0, 1.0, 1.0], cases=400, seed=1)
+
+    def share(cases: list[Case]) -> float:
+        weights = weighed(cases, START, "a").weights
+        return float(weights[0] / weights[1:].sum())
+
+    everybody = share(planted_cases + noise)
+    one_person = share([Case(case.features, case.target, "u1") for case in planted_cases] + noise)
+    best = max(SHARES, key=lambda found: quality(planted_cases + noise, Blend(START.sources, np.array([2.0 * found, 1.0, 1.0]))))
+    assert 0.0 < one_person < everybody <= best
 
 
 @pytest.mark.parametrize("askers", [1, 4])
