@@ -98,7 +98,8 @@ def weighed(cases: Sequence[Case], blend: Blend, source: str) -> Blend:
     best, gains = max(tried, key=lambda one: float(one[1].mean()))
     if not best.weights[place]:
         return best
-    return next(found for found, its in tried[1:] if (gains - its).mean() <= _error(gains - its, askers))
+    weighing = ((found, gains - its) for found, its in tried if found.weights[place])
+    return next(found for found, behind in weighing if behind.mean() <= _error(behind, askers))
 
 
 def best_of(cases: Sequence[Case], blends: Sequence[Blend]) -> Blend:

@@ -234,7 +234,7 @@ def fit_blends(walk: Walk, window: pa.Table, candidate: Contender, counting: Ble
     """The candidate under weights fitted on the window, and `counting` (no neural source) fitted alike; each from where it stands.
 
     What the counts weigh among themselves may begin from what `counting` was found to have, if the candidate ranks higher so. What the
-    model weighs beside them begins from what ranks highest: no weight of another model says anything of this one's.
+    model weighs beside them begins from the least that ranks about highest: no weight of another model says anything of this one's.
     """
     every = [
         Case(one.features[candidate.name].astype(np.float32), one.target, one.known.user_id)  # as the search reads them: half the memory
