@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoders.base import F64s
+from encoders.base import F32s, F64s
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Blend:
         """The sources that have a weight: no other needs to be asked."""
         return frozenset(source for source, weight in zip(self.sources, self.weights.tolist(), strict=True) if weight != 0.0)
 
-    def score(self, features: F64s) -> F64s:
+    def score(self, features: F32s | F64s) -> F64s:
         """(C, S) log-scores of C candidates -> (C,) blended scores."""
         assert features.ndim == 2 and features.shape[1] == len(self.sources), f"features {features.shape}, sources {self.sources}"
         return features @ self.weights
