@@ -30,7 +30,7 @@ import redis
 from bench.bare import rewritten
 from bench.peers.peer import PeerResult, run_quix
 from bench.services import KafkaServer, RedisServer
-from bench.synthetic import PACK_EVENTS, draw, event, pack
+from bench.synthetic import EDGE_WINDOW, PACK_EVENTS, draw, event, pack
 from storage.archive import Archive
 from storage.arrays import I64s
 from storage.histories import decode as decode_history
@@ -76,7 +76,7 @@ class Plan:
     events: int
     rounds: int = 2
     peer: bool = False
-    edge_window: int = Shape().edge_window
+    edge_window: int = EDGE_WINDOW
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -146,7 +146,9 @@ def measure(plan: Plan, folder: Path, *, say: Say) -> dict[str, object]:
 
 def report_of(plan: Plan, ours: Mapping[str, Sequence[Run]], peers: Mapping[str, Sequence[PeerResult]]) -> dict[str, object]:
     """The figures, and with a peer the ratios: events a second, ours over the peer's, and CPU an event, the peer's over ours."""
-    report: dict[str, object] = {"form": "cluster", "events": plan.events, "rounds": plan.rounds, "partitions": PARTITIONS}
+    report: dict[str, object] = {
+        "form": "cluster", "events": plan.events, "rounds": plan.rounds, "partitions": PARTITIONS, "edge_window": plan.edge_window,
+    }  # fmt: skip
     if peers:
         pairs = {mode: list(zip(ours[mode], peers[mode], strict=True)) for mode in ours}
         report["ratio"] = {mode: median(our.events_per_s / peer.events_per_s for our, peer in pairs[mode]) for mode in ours}

@@ -4,8 +4,9 @@
     python -m bench.engine --cluster [--peer quix] [--events 400000] [--rounds 2]
 
 Synthetic events, Zipf (exponent 1) over 200,000 users and 100,000 items, packs of 250. `full` is what the product does:
-histories, seen-sets, counts, dedup, up to twenty directed edges an event, neighbours, archive, watermark; it is timed until
-nothing is pending. `--cluster` takes both forms through one broker into one Redis, beside a peer (`bench/cluster.py` says how).
+histories, seen-sets, counts, dedup, up to ten directed edges an event, neighbours, archive, watermark; it is timed until
+nothing is pending. The product looks ten entries back by default, not five: `--edge-window 10` measures that. `--cluster` takes
+both forms through one broker into one Redis, beside a peer (`bench/cluster.py` says how).
 The last line is JSON.
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from bench.bare import rewritten
 from bench.machine import versions
-from bench.synthetic import PACK_EVENTS, START_MS, draw, event, pack
+from bench.synthetic import EDGE_WINDOW, PACK_EVENTS, START_MS, draw, event, pack
 from freshet.engine import Engine
 from freshet.settings import Settings
 from storage.log import JSON, PACK, Entry
@@ -53,7 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="embedded: events applied in one commit at most (default: the 1,024 records of the settings)",
     )
     parser.add_argument(
-        "--edge-window", type=int, default=Shape().edge_window, help="entries looked back for edges (two directed ones each)"
+        "--edge-window",
+        type=int,
+        default=EDGE_WINDOW,
+        help=f"entries looked back for edges, two directed ones each (default {EDGE_WINDOW})",
     )
     parser.add_argument("--peer", choices=("quix",), help="cluster: measure this peer on the same broker, in turns with us")
     parser.add_argument("--rounds", type=int, default=2, help="cluster: so many turns; figures are medians (default 2)")
@@ -87,7 +91,8 @@ def _embedded(options: argparse.Namespace) -> dict[str, object]:
         _say(f"histories: {histories['events_per_s']:,.0f} events/s")
         full, sizes = _full(settings, Shape(edge_window=options.edge_window))
         _say(f"full: {full['events_per_s']:,.0f} events/s")
-    return {"form": options.form, "events": options.events, "histories": histories, "full": full, **sizes}
+    plan = {"form": options.form, "events": options.events, "edge_window": options.edge_window}
+    return {**plan, "histories": histories, "full": full, **sizes}
 
 
 def _histories(settings: Settings, folder: Path) -> dict[str, float]:

@@ -34,6 +34,8 @@ from stream.producer_kafka import KafkaSink
 PARTITIONS: Final = 12
 WORKERS: Final = 2
 WARM_S: Final = 10.0
+PROBED_WARM_S: Final = 3.0
+"""Of it with probes that do not count: the first ones connect, and a broker's compiler has not seen their requests yet."""
 HISTORIES_P99_MS: Final = 250
 """What an event's way into an answer may take."""
 REFRESH_RATE: Final = 2000
@@ -120,9 +122,10 @@ def _at(rate: int, plan: Plan, site: Installation, programs: Sequence[Program], 
     """One rate: warm up, probe, and let everything be applied before the next."""
     *workers, api = programs
     order = Order(site.kafka, rate, plan.users, plan.items, plan.seed)
-    probes = Order(site.kafka, rate, plan.users, plan.items, plan.seed + 1)
+    warm, probes = (Order(site.kafka, rate, plan.users, plan.items, plan.seed + n) for n in (2, 1))
     with Load(order) as load, Producer(KafkaSink(site.kafka)) as producer, ThreadPoolExecutor(1) as beside:
-        time.sleep(plan.warm_s)
+        time.sleep(max(0.0, plan.warm_s - PROBED_WARM_S))
+        probe_histories(site, api, producer, warm, seconds=min(PROBED_WARM_S, plan.warm_s))
         named = {f"worker-{n}": worker.pid for n, worker in enumerate(workers)}
         pids = named | {"api": api.pid, "load": load.pid, "bench": os.getpid(), **servers}
         spent, busy, sent, began = _spent(pids), machine_busy_s(), load.sent, time.perf_counter()

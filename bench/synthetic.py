@@ -16,6 +16,8 @@ USERS: Final = 200_000
 ITEMS: Final = 100_000
 PACK_EVENTS: Final = 250
 START_MS: Final = 1_700_000_000_000
+EDGE_WINDOW: Final = 5
+"""How far back the edges of `full` reach: ten directed ones an event. What is measured is defined by it; the product's default is more."""
 
 
 def draw(events: int, *, seed: int) -> tuple[I64s, I64s]:

@@ -1,9 +1,9 @@
-"""State in Redis, or Redis Cluster: every commit is one script that compares epoch and watermark and writes.
+"""State in Redis, or Redis Cluster: every commit is one transaction that compares epoch and watermark and writes.
 
 All keys of a partition share a hash tag (`storage/slots.py`). A table of a partition is BUCKETS hashes by the top bits of
 the id: a hash takes less memory a blob than a key of its own, can be listed without walking the whole database, and cut
 in buckets no single one grows so large that listing it stops the server. Nothing expires; the server must not evict.
-What a commit changed is noted in the same script, for who keeps a copy in memory (`storage/changes_redis.py`).
+What a commit changed is noted in the same transaction, for who keeps a copy in memory (`storage/changes_redis.py`).
 
     state = RedisState(client, partitions=12)
 """
@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import redis
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import NoScriptError
 
 from storage.arrays import U64s
 from storage.changes_redis import ENTITIES, feed_key, note_of, note_of_nodes
@@ -39,6 +38,7 @@ from storage.state import (
     refusal,
     tried,
 )  # fmt: skip
+from storage.transactions_redis import Command, Held, Transactions
 
 BUCKETS: Final = 16
 """Of each table but the short ones. Part of what is stored: it may never change."""
@@ -47,8 +47,12 @@ FEW: Final = 24
 """Ids that are looked at one by one: numpy would take longer to begin."""
 _SHORT: Final = (DIRTY, TALLIES, UPSTREAM)
 SCANNED_AT_ONCE: Final = 512
+ROWS_TOGETHER_MAX: Final = 4096
+"""Of several commits in one transaction, for which nobody else is answered."""
+NOTES_MAX: Final = 256
+"""Of a partition: who reads seldom loads everything again."""
 _ANOTHER_TOPIC: Final = -1
-_OF_BYTES: Final = ("EVALSHA", "HMGET")
+_OF_BYTES: Final = ("HSET", "HMGET")
 
 _CLAIM: Final = """
 local topic = redis.call('HGET', KEYS[1], 't')
@@ -62,35 +66,6 @@ local topic = redis.call('HGET', KEYS[1], 't')
 redis.call('HINCRBY', KEYS[1], 'e', 1)
 if topic and topic ~= '' and topic ~= ARGV[1] then redis.call('HINCRBY', KEYS[1], 'i', 1) end
 redis.call('HSET', KEYS[1], 't', ARGV[1], 'w', ARGV[2])
-"""
-_COMMIT: Final = """
-local streams = tonumber(ARGV[1])
-local at = 2
-for n = 1, streams do
-  local held = redis.call('HMGET', KEYS[n], 'e', 'w')
-  if (held[1] or '0') ~= ARGV[at] then return {'epoch', n, held[1] or '0'} end
-  if (held[2] or '0') ~= ARGV[at + 1] then return {'watermark', n, held[2] or '0'} end
-  at = at + 4
-end
-for n = 2 * streams + 1, #KEYS do
-  for _, command in ipairs({'HSET', 'HDEL'}) do
-    local last = at + tonumber(ARGV[at])
-    at = at + 1
-    while at <= last do
-      local upto = math.min(at + 5999, last)
-      redis.call(command, KEYS[n], unpack(ARGV, at, upto))
-      at = upto + 1
-    end
-  end
-end
-for n = 1, streams do
-  redis.call('HSET', KEYS[n], 'w', ARGV[4 * n])
-  if ARGV[4 * n + 1] ~= '' then
-    local number = redis.call('HINCRBY', KEYS[n], 's', 1)
-    redis.call('XADD', KEYS[streams + n], 'MAXLEN', '256', number .. '-0', 'c', ARGV[4 * n + 1])
-  end
-end
-return {}
 """
 _CLEAR: Final = """
 for n = 1, #ARGV, 2 do
@@ -128,9 +103,8 @@ class RedisState:
             _packed_by_us(client.connection_pool)
         self._tags = tags(partitions)
         self._known_keys: dict[tuple[str, int], list[tuple[str, int]]] = {}
-        self._claim, self._accept, self._commit, self._clear, self._newest = (
-            client.register_script(text) for text in (_CLAIM, _ACCEPT, _COMMIT, _CLEAR, _NEWEST)
-        )
+        self._transactions = Transactions(client)
+        self._claim, self._accept, self._clear, self._newest = (client.register_script(text) for text in (_CLAIM, _ACCEPT, _CLEAR, _NEWEST))
 
     def shape(self, wanted: dict[str, str | int | float]) -> None:
         """Store what shapes the state on first use; later raise `ShapeChanged` naming what differs."""
@@ -190,44 +164,60 @@ class RedisState:
         return found
 
     def commit(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
-        """One script: compare, write, advance. Raises `Fenced`, `WatermarkMoved`; ValueError for what one slot cannot hold."""
-        keys, args = self._called(advances, writes)
-        refused = _refusal(self._commit(keys=keys, args=args), advances) if keys else None
-        if refused is not None:
-            raise refused
+        """Compare, write, advance. Raises `Fenced`, `WatermarkMoved`; ValueError for what one slot cannot hold."""
+        if self._clustered:
+            self._write_elsewhere(advances, writes)
+            if not advances:
+                return
+        commit = (advances, writes)
+        while (refusals := self._committed([commit])) is None:
+            pass  # somebody else moved a watermark, or claimed, between look and write: whoever did that has gone on
+        if refusals[0] is not None:
+            raise refusals[0]
 
     def commit_each(self, commits: Sequence[Commit]) -> list[Refusal | None]:
-        """A script each, in one round trip; on a Redis Cluster one after the other."""
-        if self._clustered or len(commits) == 1:
-            return [tried(self.commit, one) for one in commits]
-        with self._client.pipeline(transaction=False) as pipe:
+        """Small ones in one transaction; on a Redis Cluster, and where they are large, one after the other."""
+        rows = sum(len(write.ids) for _, writes in commits for write in writes)
+        refusals = self._committed(commits) if not self._clustered and rows <= ROWS_TOGETHER_MAX else None
+        return [tried(self.commit, one) for one in commits] if refusals is None else refusals
+
+    def _committed(self, commits: Sequence[Commit]) -> list[Refusal | None] | None:
+        """Why each was refused, if it was; None where a watched stream changed meanwhile, and nothing was written."""
+        streams = [self._stream(advance.claim.stream, advance.claim.partition) for advances, _ in commits for advance in advances]
+        refusals: list[Refusal | None] = []
+
+        def commands(held: Held) -> list[Command]:
+            refusals.clear()
+            looked, found = iter(held), list[Command]()
             for advances, writes in commits:
-                keys, args = self._called(advances, writes)
-                pipe.evalsha(self._commit.sha, len(keys), *keys, *args)
-            answers = pipe.execute(raise_on_error=False)
-        return [self._answered(answer, one) for answer, one in zip(answers, commits, strict=True)]
+                stand = [next(looked) for _ in advances]
+                refusals.append(_refusal(advances, stand))
+                if refusals[-1] is None:
+                    found += self._commands(advances, writes, stand)
+            return found
 
-    def _answered(self, answer: Any, one: Commit) -> Refusal | None:
-        if isinstance(answer, NoScriptError):  # a server that was started anew: it is sent along
-            return tried(self.commit, one)
-        if isinstance(answer, Exception):
-            raise answer
-        return _refusal(answer, one[0])
+        key = streams[0] if streams else next((self._keys(write.table, write.partition)[0][0] for _, ws in commits for write in ws), "")
+        done = not key or self._transactions.run(key, streams, ("e", "w", "s"), commands)
+        return (refusals or [None] * len(commits)) if done else None
 
-    def _called(self, advances: Sequence[Advance], writes: Sequence[Write]) -> tuple[list[str], list[Any]]:
-        """The script's keys and arguments; no keys where there is nothing to do."""
-        noted = [note_of(advance, writes) for advance in advances]
-        if self._clustered:
-            writes = self._written_before(advances, writes)
-        keys = [self._stream(advance.claim.stream, advance.claim.partition) for advance in advances]
-        keys += [feed_key(self._prefix, self._tags[advance.claim.partition], advance.claim.stream) for advance in advances]
-        args: list[Any] = [len(advances)]
-        for advance, note in zip(advances, noted, strict=True):
-            args += (advance.claim.epoch, advance.before, advance.after, note)
-        for key, puts, deletes in self._changes(writes):
-            keys.append(key)
-            args += (len(puts), *puts, len(deletes), *deletes)
-        return keys, args
+    def _commands(self, advances: Sequence[Advance], writes: Sequence[Write], stand: Held) -> Iterator[Command]:
+        """What one commit writes. A note's number is one above the last: nobody else writes one meanwhile."""
+        slot = {advance.claim.partition for advance in advances} if self._clustered and advances else None
+        for key, puts, deletes in self._changes([write for write in writes if slot is None or write.partition in slot]):
+            if puts:
+                yield ("HSET", key, *puts)
+            if deletes:
+                yield ("HDEL", key, *deletes)
+        for advance, (*_, last) in zip(advances, stand, strict=True):
+            claim = advance.claim
+            stream, note = self._stream(claim.stream, claim.partition), note_of(advance, writes)
+            if not note:
+                yield ("HSET", stream, "w", advance.after)
+                continue
+            number = int(last or 0) + 1
+            yield ("HSET", stream, "w", advance.after, "s", number)
+            feed = feed_key(self._prefix, self._tags[claim.partition], claim.stream)
+            yield ("XADD", feed, "MAXLEN", NOTES_MAX, f"{number}-0", "c", note)
 
     def clear(self, table: str, partition: int, ids: U64s, blobs: Sequence[bytes]) -> None:
         """A script for each bucket: compare each, remove it."""
@@ -265,15 +255,13 @@ class RedisState:
             self._client.disconnect_connection_pools()
         self._client.close()
 
-    def _written_before(self, advances: Sequence[Advance], writes: Sequence[Write]) -> list[Write]:
-        """What lies in other slots than the commit is written now, each slot at once; the rest is returned."""
-        here = {advance.claim.partition for advance in advances} or {write.partition for write in writes[:1]}
+    def _write_elsewhere(self, advances: Sequence[Advance], writes: Sequence[Write]) -> None:
+        """What lies in other slots than the commit, each slot at once."""
+        here = {advance.claim.partition for advance in advances}
         if len(here) > 1:
             raise ValueError(f"a commit to a Redis Cluster advances one partition, not {sorted(here)}")
-        elsewhere = [write for write in writes if write.partition not in here]
-        for partition in {write.partition for write in elsewhere}:
-            self.commit([], [write for write in elsewhere if write.partition == partition])
-        return [write for write in writes if write.partition in here]
+        for partition in {write.partition for write in writes} - here:
+            self._committed([([], [write for write in writes if write.partition == partition])])
 
     def _changes(self, writes: Sequence[Write]) -> Iterator[tuple[str, list[Any], list[bytes]]]:
         """By bucket: fields and blobs to set, one after the other, and fields to delete. Of an id written twice the last counts."""
@@ -337,13 +325,13 @@ class RedisState:
         return f"{self._prefix}:{{{self._tags[partition]}}}:stream:{stream}"
 
 
-def _refusal(answer: Sequence[Any], advances: Sequence[Advance]) -> Refusal | None:
-    """The script's answer: nothing, or what differs, of which stream, and what is there."""
-    if not answer:
-        return None
-    what, advance, held = answer[0], advances[answer[1] - 1], int(answer[2])
-    epoch = held if what == b"epoch" else advance.claim.epoch
-    return refusal(advance.claim, advance.before, epoch=epoch, watermark=held if what == b"watermark" else advance.before)
+def _refusal(advances: Sequence[Advance], stand: Held) -> Refusal | None:
+    """The first stream that is not as its claim says."""
+    for advance, (epoch, mark, _) in zip(advances, stand, strict=True):
+        found = refusal(advance.claim, advance.before, epoch=int(epoch or 0), watermark=int(mark or 0))
+        if found is not None:
+            return found
+    return None
 
 
 def _packed_by_us(pool: redis.ConnectionPool) -> None:

@@ -17,9 +17,11 @@ from storage.state import Refusal
 from stream.connecting import Arrived, Connecting
 
 EVERY_MS: Final = 150
+UNDER_WAY_MS: Final = 10
+"""Until it is looked again whether the next may begin."""
 RECORDS_MAX: Final = 512
 """Of one partition; so many do not wait any longer."""
-TOGETHER_BYTES: Final = 1 << 20
+TOGETHER_BYTES: Final = 4 << 20
 """Applied at once, but for what a single partition has."""
 WAITING_BYTES_MAX: Final = 64 << 20
 """With more than this waiting the reader waits too."""
@@ -35,8 +37,10 @@ class _Waiting:
     since_ms: int = 0
     size: int = 0
 
-    def due(self, now_ms: int) -> bool:
-        return now_ms - self.since_ms >= EVERY_MS or len(self.records) >= RECORDS_MAX
+    def due_ms(self, now_ms: int) -> int:
+        """When, from now on; a clock that was set back makes nothing wait."""
+        waited_ms = now_ms - self.since_ms
+        return 0 if waited_ms < 0 or len(self.records) >= RECORDS_MAX else max(EVERY_MS - waited_ms, 0)
 
 
 class Gathering:
@@ -67,6 +71,10 @@ class Gathering:
         waiting.size += sum(len(record.value) for record in records)
         waiting.end = end
 
+    def patience_ms(self, now_ms: int) -> int:
+        """For how long there is nothing to be done here, unless more comes."""
+        return UNDER_WAY_MS if self._under_way is not None else self._due_ms(now_ms)
+
     def step(self, *, now_ms: int) -> int:
         """Begin with what is due, if nothing is under way; how many edges were applied since the last call. Raises what went wrong.
 
@@ -74,13 +82,16 @@ class Gathering:
         """
         if self._under_way is not None and self._under_way[1].done():
             self._settle()
-        if self._under_way is None and any(waiting.due(now_ms) for waiting in self._waiting.values()):
+        if self._under_way is None and self._due_ms(now_ms) == 0:
             self._begin()
         while sum(waiting.size for waiting in self._waiting.values()) > WAITING_BYTES_MAX:
             self._settle()
             self._begin()
         edges, self._edges = self._edges, 0
         return edges
+
+    def _due_ms(self, now_ms: int) -> int:
+        return min((waiting.due_ms(now_ms) for waiting in self._waiting.values()), default=EVERY_MS)
 
     def close(self) -> None:
         """Let what is under way end, drop the rest: whoever comes next reads it again."""

@@ -47,7 +47,9 @@ class Bad:
 
 
 Events: TypeAlias = pa.RecordBatch | list[Event]
-"""Events as columns, or one by one where they came so: to make columns of single JSON messages costs more than to apply them."""
+"""Events as columns, or one by one where few came so: to make columns of a few JSON messages costs more than to apply them."""
+COLUMNS_FROM: Final = 256
+"""So many are made columns at once: the archive asks for them anyway, and it is from about 200 on that checking and hashing gain more."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def _end_to_end(parts: list[I64s]) -> I64s:
 
 
 def _joined(parts: list[Events]) -> Events:
-    if len(parts) <= 1:
-        return parts[0] if parts else []
+    if not parts:
+        return []
+    if len(parts) == 1 and (isinstance(parts[0], pa.RecordBatch) or len(parts[0]) < COLUMNS_FROM):
+        return parts[0]
     batches = [_columns(part) if isinstance(part, list) else part for part in parts]
     return pa.Table.from_batches(batches, EVENT_SCHEMA).combine_chunks().to_batches()[0]
 

@@ -22,7 +22,7 @@ from stream.committing import Committing, Reduced
 from stream.connecting import Connecting
 from stream.consuming import Batch, BatchConsumer
 from stream.edges import EDGES
-from stream.gathering import EVERY_MS, Gathering
+from stream.gathering import Gathering
 from stream.ingest import EVENTS, Applied, Ingest, Prepared, no_fault
 from stream.kafka import SESSION_MS, Kafka
 from stream.parting import parted
@@ -33,13 +33,14 @@ log = logging.getLogger(__name__)
 GROUP: Final = "freshet"
 RECORDS_MAX: Final = 16_384
 """In one poll: while one partition's batch is committed, another's is reduced."""
+PACKS_MAX: Final = 256
+"""In one poll, after one that brought packs: edges are read only between polls."""
 EVENTS_AT_ONCE: Final = 32_768
 """A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
 PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
 TOGETHER_BYTES: Final = 256 << 10
 """So little is reduced at once, whatever partitions it is of: one after the other they would wait for more than they work."""
-"""Objects made before Python looks for cycles among the young; a batch is as many tuples, and none of them is in one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Worker:
         self._committing = Committing(self._ingest, on_commit=self._committed, on_refusal=partial(self._refused, EVENTS))
         self._gathering = Gathering(Connecting(state, edges_log, shape, fault=self._at), on_refusal=partial(self._refused, EDGES))
         self.health = Health()
+        self._packs = False
         self._consumer = BatchConsumer(kafka, group=group, topics=(EVENTS, EDGES), claim=self._claim, session_ms=session_ms)
 
     @property
@@ -93,7 +95,9 @@ class Worker:
 
         While more is there to be read, the last commits may still be under way, and edges always: a later round tells of them.
         """
-        batches = self._consumer.poll(timeout_ms=timeout_ms if self._gathering.idle else min(timeout_ms, EVERY_MS), records_max=RECORDS_MAX)
+        timeout_ms = min(timeout_ms, self._gathering.patience_ms(now_ms))
+        batches = self._consumer.poll(timeout_ms=timeout_ms, records_max=PACKS_MAX if self._packs else RECORDS_MAX)
+        self._packs = any(batch.records[0].form == PACK for batch in batches if batch.topic == EVENTS and batch.records)
         self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
         for batch in batches:
             if batch.topic == EDGES:

@@ -15,7 +15,7 @@ from storage.state_memory import MemoryState
 from stream import gathering
 from stream.connecting import Connecting
 from stream.edges import EDGES
-from stream.gathering import EVERY_MS, Gathering
+from stream.gathering import EVERY_MS, UNDER_WAY_MS, Gathering
 from stream.ingest import EVENTS, Ingest, no_fault
 from stream.replay_shared import replay_edges
 from stream.wire import decode
@@ -105,6 +105,19 @@ def test_edges_wait_to_be_applied_together_but_not_for_long(table: Table) -> Non
     table.step(1)
     wait_until(lambda: table.step() > 0, seconds=SOON_S, every=0.001)
     assert table.state.watermarks(EDGES) == {0: 2} and table.gathering.idle
+
+
+def test_a_clock_that_is_set_back_makes_nothing_wait(table: Table) -> None:
+    table.gathering.claim(0)
+    table.now_ms = 1_000_000
+    table.add(0, 0, 2)
+    assert table.gathering.patience_ms(table.now_ms) == EVERY_MS
+    table.now_ms = 0
+    assert table.gathering.patience_ms(0) == 0
+    table.step()
+    assert table.gathering.patience_ms(0) == UNDER_WAY_MS
+    wait_until(lambda: table.step() > 0, seconds=SOON_S, every=0.001)
+    assert table.state.watermarks(EDGES) == {0: 2}
 
 
 def test_so_many_records_do_not_wait_and_no_more_bytes_go_together_than_are_allowed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
