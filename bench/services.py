@@ -223,7 +223,17 @@ class RedisServer(Server):
         ]  # fmt: skip
 
     def _answers(self) -> bool:
-        return _listens(self.port)
+        """Not while it reads what it had written; one that wants a password or TLS of us does answer."""
+        if not _listens(self.port):
+            return False
+        try:
+            with self.client() as client:
+                client.ping()
+        except redis.BusyLoadingError:
+            return False
+        except redis.RedisError:
+            pass
+        return True
 
 
 class RedisCluster:
