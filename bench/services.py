@@ -223,17 +223,14 @@ class RedisServer(Server):
         ]  # fmt: skip
 
     def _answers(self) -> bool:
-        """Not while it reads what it had written; one that wants a password or TLS of us does answer."""
+        """Not while it reads what it had written, nor while it does not let in yet who may do everything."""
         if not _listens(self.port):
             return False
         try:
             with self.client() as client:
-                client.ping()
-        except redis.BusyLoadingError:
-            return False
+                return bool(client.ping())
         except redis.RedisError:
-            pass
-        return True
+            return False
 
 
 class RedisCluster:
