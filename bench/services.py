@@ -30,6 +30,7 @@ STOP_S: Final = 20.0
 SLOTS: Final = 16_384
 CLUSTER_NODES: Final = 3
 NODE_TIMEOUT_MS: Final = 2000
+_given: Final = set[int]()
 """A node that is silent for so long counts as dead."""
 
 
@@ -257,7 +258,14 @@ class RedisCluster:
         return self.nodes[0].url
 
     def start(self) -> None:
-        """Start the nodes, give them the slots, let them meet, and wait until all say that all is well."""
+        """Start the nodes, give them the slots, let them meet, and wait until all say that all is well. What fails leaves none behind."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
         for node in self.nodes:
             node.start()
         for n, (node, bus) in enumerate(zip(self.nodes, self._bus, strict=True)):
@@ -298,10 +306,14 @@ def kafka_jars() -> Path:
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, and no other than any before: a server may not be up yet that was told one."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_until(ready: Callable[[], bool], *, seconds: float, alive: Callable[[], bool] = lambda: True, every: float = 0.05) -> None:

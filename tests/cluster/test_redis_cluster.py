@@ -3,7 +3,7 @@
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 
-from bench.services import SLOTS, RedisCluster, wait_until
+from bench.services import SLOTS, RedisCluster, RedisServer, ServiceUnavailable, free_port, wait_until
 from storage.arrays import U64s
 from storage.health import Beat
 from storage.health_redis import RedisHealth
@@ -185,3 +185,23 @@ def test_effect_once_when_a_node_is_killed_and_comes_back() -> None:
         for partition in range(6):
             for table in (HISTORIES, COUNTS):
                 assert dict(site.state.scan(table, partition)) == dict(again.scan(table, partition))
+
+
+def test_a_cluster_that_does_not_come_up_leaves_no_server_behind(tmp_path: Path) -> None:
+    redis_cluster()  # skips where it is not installed
+    made: list[RedisServer] = []
+
+    def make(folder: Path, options: Sequence[str]) -> RedisServer:
+        made.append(RedisServer(folder, options=[*options, "--no-such-option", "1"] if len(made) == 2 else options))
+        return made[-1]
+
+    with pytest.raises(ServiceUnavailable, match="did not come up"):
+        RedisCluster(tmp_path, make).start()
+    for node in made:
+        with pytest.raises(RuntimeError, match="does not run"):
+            assert node.pid
+
+
+def test_no_port_is_handed_out_twice() -> None:
+    ports = [free_port() for _ in range(2000)]
+    assert len(set(ports)) == len(ports)
