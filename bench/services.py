@@ -30,8 +30,9 @@ STOP_S: Final = 20.0
 SLOTS: Final = 16_384
 CLUSTER_NODES: Final = 3
 NODE_TIMEOUT_MS: Final = 2000
-_given: Final = set[int]()
 """A node that is silent for so long counts as dead."""
+_given: Final = set[int]()
+"""Ports that were handed out."""
 
 
 class ServiceUnavailable(RuntimeError):

@@ -1,7 +1,7 @@
 """Compare and write at once, of Redis or one slot of Redis Cluster: watch what is compared, look at it, write if it has not changed.
 
 A script does the same in one round trip instead of two, but Lua copies each argument twice and hashes it: rows of 100 to 1,400
-bytes took the server 2.2 to 2.8 times the time of a transaction's, and the client twice (docs/adr/0023). What the server refuses
+bytes took the server 2.2 to 2.8 times the time of a transaction's (docs/adr/0023). What the server refuses
 beforehand (memory, permissions) is refused whole; a key of another type, which is none of ours, fails by itself.
 
     transactions = Transactions(client)

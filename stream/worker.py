@@ -36,7 +36,7 @@ RECORDS_MAX: Final = 16_384
 PACKS_MAX: Final = 256
 """In one poll, after one that brought packs: edges are read only between polls."""
 EVENTS_AT_ONCE: Final = 32_768
-"""A commit holds at most about so many events: a script of a larger one would keep Redis from answering look-ups."""
+"""A commit holds at most about so many events: a larger one would keep Redis from answering look-ups."""
 PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
 TOGETHER_BYTES: Final = 256 << 10
