@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from storage.arrays import U64s
+from storage.xxh3 import Laid, digests, laid_out
 
 ITEM, COLLECTION, QUERY, USER, EVENT = range(5)
 _SEEDS: Final = (0, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
@@ -30,5 +32,9 @@ def hash_id(name: str, kind: int) -> int:
 
 def hash_ids(names: Sequence[str], kind: int) -> U64s:
     """Ids of many names, in order: `hash_id` of each, for strings without lone surrogates."""
-    digest, seed = xxhash.xxh3_64_intdigest, _SEEDS[kind]
-    return np.array([digest(name.encode(), seed) or 1 for name in names], dtype=np.uint64)
+    return hash_laid(laid_out(pa.array(names, pa.string())), kind)
+
+
+def hash_laid(texts: Laid, kind: int) -> U64s:
+    """Ids of a column of names (N,); a null's is that of ""."""
+    return np.maximum(digests(texts, _SEEDS[kind]), np.uint64(1))

@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from storage.catalogue import Content, decode_content, encode_content
 from storage.ids import KINDS, hash_id
 from storage.log import Entry, Log, Record
-from storage.names import Names
+from storage.names import Named, Names
 from storage.neighbours import node_partition
 from storage.partitioned import read_rows, write_rows
 from storage.state import DIRTY, NODES, Advance, Claim, State, Write
@@ -85,8 +86,8 @@ class EntityIngest:
         contents: dict[int, Content] = {}
         writes: list[Write] = []
         for (node, _), (content, record) in newest.items():
-            where = node_partition(np.array([node], dtype=np.uint64), self._shape.partitions)
-            resolved = self._names.resolve(KINDS[content.kind], [content.name], where)
+            named = Named.of(KINDS[content.kind], pa.array([content.name], pa.string()))
+            resolved = self._names.resolve(named, node_partition(named.ids, self._shape.partitions))
             if resolved.clashes or node in contents:
                 letters.append(self._letter(record, f"id collision: {content.kind} {content.name!r} has the 64-bit id of another name"))
                 continue

@@ -8,12 +8,12 @@ made inside the write. A record without a value is a deletion, and its key says 
 
 from typing import Protocol
 
-import numpy as np
+import pyarrow as pa
 
 from storage.catalogue import Content, encode_content
 from storage.ids import KINDS, hash_id
 from storage.log import Entry, Log, Record
-from storage.names import Names
+from storage.names import Named, Names
 from storage.neighbours import node_partition
 from storage.state import Newest, State
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
@@ -53,8 +53,9 @@ class EntityWriter:
 
     def _named(self, content: Content, node: int) -> int:
         """Make the name known before its content; where the node is kept. Raises ValueError for an id that another name has."""
-        where = node_partition(np.array([node], dtype=np.uint64), self._shape.partitions)
-        resolved = self._names.resolve(KINDS[content.kind], [content.name], where)
+        named = Named.of(KINDS[content.kind], pa.array([content.name], pa.string()))
+        where = node_partition(named.ids, self._shape.partitions)
+        resolved = self._names.resolve(named, where)
         if resolved.clashes:
             raise ValueError(f"id collision: {content.kind} {content.name!r} has the 64-bit id of another name")
         self._state.commit([], resolved.writes)

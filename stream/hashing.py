@@ -5,19 +5,18 @@ hashed = hash_events(events, origin, names, shape)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.arrays import I64s, U64s
-from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_ids
-from storage.names import Names, Resolved
+from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_id, hash_ids, hash_laid
+from storage.names import Named, Names, Resolved
 from storage.neighbours import node_partition
 from storage.state import Write
+from storage.xxh3 import laid_out
 from stream.events import Event
 from stream.reducers import Columns
 from stream.routing import partitions_of
@@ -49,81 +48,46 @@ def hash_events(events: Events, origin: Callable[[int], str], names: Names, shap
 
 
 def _of_list(events: list[Event], origin: Callable[[int], str], seen: "_Resolver", shape: Shape) -> tuple[Columns, I64s]:
-    """The columns of single events, and each user's partition. Array by array one event would take ten times as long."""
+    """The columns of single events, and each user's partition. Actions and surfaces array by array would cost one event too much."""
     taken = list(zip(*map(_FIELDS, events), strict=True)) or [()] * 9
     users, items, queries, collections, sources, actions, surfaces, event_ids, times = taken
     acted = [shape.actions[name] for name in actions]
     places = [_SURFACE_CODES.get(name, OTHER_SURFACE) for name in surfaces]
-    user_ids, partitions = seen.listed_users(users)
-    item_ids, query_ids = seen.listed(ITEM, items), seen.listed(QUERY, queries)
-    columns = Columns(
-        users=user_ids,
-        items=_ids([item or query for item, query in zip(item_ids, query_ids, strict=True)]),
-        stamps=_ids([ts_ms << 16 | action.code << 8 | place for ts_ms, action, place in zip(times, acted, places, strict=True)]),
-        event_ids=_event_ids(event_ids, origin),
-        collections=_ids(seen.listed(COLLECTION, collections)),
-        sources=_ids(seen.listed(ITEM, sources)),
-        has_item=np.array([item != 0 for item in item_ids], dtype=np.bool_),
-        weight=np.array([_weight(action) if item else 0 for action, item in zip(acted, item_ids, strict=True)], dtype=np.int64),
-    )
-    return columns, partitions
-
-
-def _ids(values: Sequence[int]) -> U64s:
-    return np.array(values, dtype=np.uint64)
+    stamps = [ts_ms << 16 | action.code << 8 | place for ts_ms, action, place in zip(times, acted, places, strict=True)]
+    texts = [_texts(column) for column in (users, items, queries, collections, sources)]
+    weights = np.array([_weight(action) for action in acted], dtype=np.int64)
+    named = [hash_id(name if name is not None else origin(row), EVENT) for row, name in enumerate(event_ids)]
+    return _columns(texts, np.array(named, dtype=np.uint64), np.array(stamps, dtype=np.uint64), weights, seen)
 
 
 def _of_batch(events: pa.RecordBatch, origin: Callable[[int], str], seen: "_Resolver", shape: Shape) -> tuple[Columns, I64s]:
-    """The columns of a pack, and each user's partition: text by distinct text."""
-    numbered = partial(_numbered, events)
-    users, partitions = seen.users(numbered("user_id"))
-    items = seen.nodes(ITEM, numbered("item_id"))
-    queries = seen.nodes(QUERY, numbered("query"))
-    collections = seen.nodes(COLLECTION, numbered("collection_id"))
-    sources = seen.nodes(ITEM, numbered("source_item_id"))
-    codes, weights = _actions(numbered("action"), shape)
+    """The columns of a pack, and each user's partition."""
+    codes, weights = _actions(events.column("action").dictionary_encode(), shape)
+    times, places = events.column("ts_ms").to_numpy().astype(np.uint64), _surfaces(events.column("surface"))
+    stamps = times << np.uint64(16) | codes << np.uint64(8) | places
+    texts = [events.column(name) for name in ("user_id", "item_id", "query", "collection_id", "source_item_id")]
+    return _columns(texts, _event_ids(events.column("event_id"), origin), stamps, weights, seen)
+
+
+def _columns(
+    texts: Sequence[pa.StringArray | None], event_ids: U64s, stamps: U64s, weights: I64s, seen: "_Resolver"
+) -> tuple[Columns, I64s]:
+    """Users, items, queries, collections and sources as ids; None for a column of nothing."""
+    users, partitions = seen.users(texts[0])
+    count = len(stamps)
+    items, queries = seen.nodes(ITEM, texts[1], count), seen.nodes(QUERY, texts[2], count)
     has_item = items != 0
-    stamps = events.column("ts_ms").to_numpy().astype(np.uint64) << np.uint64(16) | codes << np.uint64(8) | _surfaces(numbered("surface"))
     columns = Columns(
         users=users,
         items=np.where(has_item, items, queries),
         stamps=stamps,
-        event_ids=_event_ids(events.column("event_id").to_pylist(), origin),
-        collections=collections,
-        sources=sources,
+        event_ids=event_ids,
+        collections=seen.nodes(COLLECTION, texts[3], count),
+        sources=seen.nodes(ITEM, texts[4], count),
         has_item=has_item,
         weight=np.where(has_item, weights, 0),
     )
     return columns, partitions
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """A text column as its distinct texts and each row's place among them, `len(distinct)` where there is none: (N,)."""
-
-    distinct: list[str]
-    rows: I64s
-
-    def spread(self, values: U64s) -> U64s:
-        """Each row's value of its text's; 0 where there is none."""
-        return np.append(values, np.uint64(0))[self.rows]
-
-
-def _numbered(events: pa.RecordBatch, name: str) -> _Numbered:
-    column = events.column(name)
-    if column.null_count == len(column):
-        return _Numbered([], np.zeros(len(column), dtype=np.int64))
-    encoded = column.dictionary_encode()
-    distinct = encoded.dictionary.to_pylist()
-    rows = encoded.indices.to_numpy() if column.null_count == 0 else pc.fill_null(encoded.indices, len(distinct)).to_numpy()
-    return _Numbered(distinct, rows)
-
-
-def _of_texts(values: Sequence[str | None]) -> _Numbered:
-    distinct = [text for text in dict.fromkeys(values) if text is not None]
-    place: dict[str | None, int] = {text: n for n, text in enumerate(distinct)}
-    place[None] = len(distinct)
-    return _Numbered(distinct, np.fromiter(map(place.__getitem__, values), dtype=np.int64, count=len(values)))
 
 
 class _Resolver:
@@ -136,63 +100,54 @@ class _Resolver:
         self.fresh: list[tuple[int, dict[str, int]]] = []
         self.clashed: set[int] = set()
 
-    def listed_users(self, texts: Sequence[str]) -> tuple[U64s, I64s]:
-        """Ids and partitions of users, in order."""
-        ids = self._names.known(USER, texts)
-        if self._partitions > 1 or 0 in ids:
-            return self.users(_of_texts(texts))
-        return _ids(ids), np.zeros(len(ids), dtype=np.int64)
+    def users(self, texts: pa.StringArray | None) -> tuple[U64s, I64s]:
+        """Ids and partitions (N,); None where there is no event."""
+        if texts is None:
+            return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
+        column, where = Named.of(USER, texts), partitions_of(texts, self._partitions)
+        self._take(USER, self._names.resolve(column, where))
+        return column.ids, where
 
-    def listed(self, kind: int, texts: Sequence[str | None]) -> list[int]:
-        """Ids of nodes in order, 0 where there is none."""
-        ids = self._names.known(kind, texts)
-        if ids.count(0) > texts.count(None):
-            ids = self.nodes(kind, _of_texts(texts)).tolist()
-        return ids
+    def nodes(self, kind: int, texts: pa.StringArray | None, count: int) -> U64s:
+        """Ids (N,), 0 where there is none."""
+        if texts is None or texts.null_count == count:
+            return np.zeros(count, dtype=np.uint64)
+        column = Named.of(kind, texts)
+        self._take(kind, self._names.resolve(column, node_partition(column.ids, self._partitions)))
+        return column.ids
 
-    def users(self, column: _Numbered) -> tuple[U64s, I64s]:
-        one = self._partitions == 1
-        where = np.zeros(len(column.distinct), np.int64) if one else partitions_of(pa.array(column.distinct, pa.string()), self._partitions)
-        resolved = self._names.resolve(USER, column.distinct, where)
-        self._take(USER, resolved, column.rows)
-        return resolved.ids[column.rows], where[column.rows]
-
-    def nodes(self, kind: int, column: _Numbered) -> U64s:
-        distinct = column.distinct
-        if not distinct:
-            return np.zeros(len(column.rows), dtype=np.uint64)
-        if self._partitions > 1:
-            hashed = hash_ids(distinct, kind)
-            resolved = self._names.resolve(kind, distinct, node_partition(hashed, self._partitions), hashed=hashed)
-        else:
-            resolved = self._names.resolve(kind, distinct, np.zeros(len(distinct), dtype=np.int64))
-        self._take(kind, resolved, column.rows)
-        return column.spread(resolved.ids)
-
-    def _take(self, kind: int, resolved: Resolved, rows: I64s) -> None:
+    def _take(self, kind: int, resolved: Resolved) -> None:
         self.writes += resolved.writes
+        self.clashed.update(resolved.clashes)
         if resolved.fresh:
             self.fresh.append((kind, resolved.fresh))
-        if resolved.clashes:
-            self.clashed |= set(np.flatnonzero(np.isin(rows, resolved.clashes)).tolist())
 
 
-def _event_ids(given: Sequence[str | None], origin: Callable[[int], str]) -> U64s:
-    return hash_ids([name if name is not None else origin(row) for row, name in enumerate(given)], EVENT)
+def _texts(column: Sequence[str | None]) -> pa.StringArray | None:
+    return None if column.count(None) == len(column) else pa.array(column, pa.string())
 
 
-def _actions(column: _Numbered, shape: Shape) -> tuple[U64s, I64s]:
-    known = [shape.actions[name] for name in column.distinct]
+def _event_ids(given: pa.StringArray, origin: Callable[[int], str]) -> U64s:
+    if not given.null_count:
+        return hash_laid(laid_out(given), EVENT)
+    return hash_ids([name if name is not None else origin(row) for row, name in enumerate(given.to_pylist())], EVENT)
+
+
+def _actions(column: pa.DictionaryArray, shape: Shape) -> tuple[U64s, I64s]:
+    known, rows = [shape.actions[name] for name in column.dictionary.to_pylist()], column.indices.to_numpy()
     codes = np.array([action.code for action in known], dtype=np.uint64)
     weights = np.array([_weight(action) for action in known], dtype=np.int64)
-    return codes[column.rows], weights[column.rows]
+    return codes[rows], weights[rows]
 
 
 def _weight(action: Action) -> int:
     return action.weight if action.positive else 0
 
 
-def _surfaces(column: _Numbered) -> U64s:
-    if not column.distinct:
-        return np.zeros(len(column.rows), dtype=np.uint64)
-    return column.spread(_ids([_SURFACE_CODES.get(name, OTHER_SURFACE) for name in column.distinct]))
+def _surfaces(column: pa.StringArray) -> U64s:
+    if column.null_count == len(column):
+        return np.zeros(len(column), dtype=np.uint64)
+    encoded = column.dictionary_encode()
+    codes = [_SURFACE_CODES.get(name, OTHER_SURFACE) for name in encoded.dictionary.to_pylist()]
+    found: U64s = np.array([*codes, 0], dtype=np.uint64)[encoded.indices.fill_null(len(codes)).to_numpy()]
+    return found

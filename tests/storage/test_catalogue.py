@@ -1,11 +1,12 @@
 """The catalogue in memory: a row, once given, keeps its item; newer content replaces older; deletion hides."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from storage.catalogue import Catalogue, Content, decode_content, encode_content
 from storage.ids import COLLECTION, ITEM, hash_id
-from storage.names import Names
+from storage.names import Named, Names
 from storage.state import NODES, Write
 from storage.state_memory import MemoryState
 
@@ -53,8 +54,8 @@ def test_it_grows_beyond_its_first_room_and_views_taken_before_stay() -> None:
 def test_it_loads_every_item_the_state_knows_and_nothing_else() -> None:
     state = MemoryState()
     names = Names(state)
-    state.commit([], names.resolve(ITEM, ["a", "b"], np.array([0, 1], dtype=np.int64)).writes)
-    state.commit([], names.resolve(COLLECTION, ["board"], np.array([0], dtype=np.int64)).writes)
+    state.commit([], names.resolve(Named.of(ITEM, pa.array(["a", "b"])), np.array([0, 1], dtype=np.int64)).writes)
+    state.commit([], names.resolve(Named.of(COLLECTION, pa.array(["board"])), np.array([0], dtype=np.int64)).writes)
     nodes = [
         (ITEM, Content(name="b", title="B", deleted=True)),
         (COLLECTION, Content(kind="collection", name="board")),

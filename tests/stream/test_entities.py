@@ -218,7 +218,7 @@ def test_an_id_that_belongs_to_another_name_is_a_dead_letter(log: LmdbLog) -> No
 
 def test_two_new_names_of_one_id_in_one_batch_are_told_apart(log: LmdbLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream.entities, "hash_id", lambda name, kind: 7)
-    monkeypatch.setattr(storage.names, "hash_ids", lambda names, kind: np.full(len(names), 7, dtype=np.uint64))
+    monkeypatch.setattr(storage.names, "hash_laid", lambda laid, kind: np.full(len(laid.ends) - 1, 7, dtype=np.uint64))
     changed = applied(log, MemoryState(), item("a", 1, "one"), item("b", 9, "two"), item("c", 2, "one"))
     assert [(letter.kind, letter.offset) for letter in changed.dead_letters] == [("id collision", 1)]
     assert [(content.name, content.title) for content in changed.contents.values()] == [("one", "c")]
