@@ -288,6 +288,7 @@ def _histories(job: Job) -> Moment:
         for batch in consumer.poll(timeout_ms=POLL_MS, records_max=at_once):
             here = batch.partition
             hashed = hash_events(decode(batch.records).source, str, names, shape)
+            hashed = hashed.named([[None] * len(strange) for strange in hashed.strange])
             users, blobs = rewritten(hashed.columns, partial(state.read, HISTORIES, here), shape)
             state.commit([Advance(claims[here], marks[here], batch.end)], [Write(HISTORIES, here, users, blobs)])
             marks[here] = batch.end

@@ -28,8 +28,8 @@ from freshet.cluster import Services, store_of
 from freshet.cluster import services as cluster_services
 from freshet.commands.demo import CACHE
 from freshet.commands.producing import KafkaPlace
+from freshet.demo.loop import WARM_SHARE, in_time_order
 from freshet.demo.recbole import DATA_NAME, fetch_movielens
-from freshet.demo.run import WARM_SHARE, in_time_order
 from freshet.engine import Engine
 from freshet.readers.choose import open_events
 from freshet.readers.source import Row, Source

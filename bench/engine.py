@@ -104,6 +104,7 @@ def _histories(settings: Settings, folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     while records := log.read_ordered(EVENTS, number, records_max=settings.batch_records_max, bytes_max=256 << 20):
         hashed = hash_events(decode(records).source, str, names, shape)
+        hashed = hashed.named([[None] * len(strange) for strange in hashed.strange])
         users, blobs = rewritten(hashed.columns, lambda users: read_rows(state, HISTORIES, np.zeros(len(users), np.int64), users), shape)
         writes = write_rows(HISTORIES, np.zeros(len(users), np.int64), users, blobs)
         state.commit([Advance(claim, mark, records[-1].offset + 1)], writes)

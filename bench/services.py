@@ -220,8 +220,8 @@ class RedisServer(Server):
     def _command(self) -> Sequence[str]:
         return [
             "redis-server", "--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.folder), "--save", "",
-            "--appendonly", "yes" if self._append_only else "no", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
-            "--daemonize", "no", *self._options,
+            "--appendonly", "yes" if self._append_only else "no", "--appendfsync", "everysec",
+            "--auto-aof-rewrite-min-size", "512mb", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
         ]  # fmt: skip
 
     def _answers(self) -> bool:

@@ -21,7 +21,7 @@ from freshet.clock import now_ms
 from freshet.engine import Engine
 from freshet.learning.adopting import adopt
 from freshet.learning.asking import Asking
-from freshet.learning.training import Outcome, Training
+from freshet.learning.training import Outcome, Plan, Training
 from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
@@ -183,7 +183,8 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
         if model is not None:
             adopt(service, model, now_ms=now_ms())
         metrics = Metrics()
-        training = Training(service, trunk_every=settings.trunk_every, cadence=_cadence(settings), seconds_max=settings.train_seconds_max)
+        plan = Plan(settings.trunk_every, seconds_max=settings.train_seconds_max)
+        training = Training(service, plan, cadence=_cadence(settings))
         runner = Runner(service, training, metrics, _asking(service, settings))
         app = create_app(services_of(service, runner, metrics))
         app.router.lifespan_context = lifespan(runner.start, runner.stop)

@@ -6,7 +6,7 @@ set of the names met lately, as pairs of hashes, spares asking the state, and a 
     column = Named.of(ITEM, texts); resolved = names.resolve(column, partitions)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +16,27 @@ import pyarrow as pa
 from storage.arrays import I64s, U64s
 from storage.ids import hash_laid
 from storage.met import Met
-from storage.partitioned import present
+from storage.partitioned import read_rows, write_rows
 from storage.ragged import number_rows
 from storage.state import NAMES, State, Write
 from storage.xxh3 import checksums, laid_out
 
 _APART: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Strange:
+    """Distinct names of a column that were not met lately, (R,) each; the rows of the column that hold them, and which of them: (M,)."""
+
+    kind: int
+    names: list[str]
+    ids: U64s
+    partitions: I64s
+    rows: I64s
+    places: I64s
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -59,15 +74,19 @@ class Names:
         self._state = state
         self._met = Met(names_max)
 
-    def resolve(self, column: Named, partitions: I64s) -> Resolved:
-        """What these names cost; partitions (N,) says where each is kept."""
+    def strange(self, column: Named, partitions: I64s) -> Strange:
+        """Which of these names must be looked up in the state; partitions (N,) says where each is kept."""
         rows = self._met.strange(column.ids, column.checksums)
         if not len(rows):
-            return Resolved([], {}, [])
+            return Strange(column.kind, [], column.ids[:0], partitions[:0], rows, rows)
         first, places = number_rows(column.ids[rows] ^ column.checksums[rows] * _APART)
         new = rows[first]
-        writes, fresh, clashed = self._register(column.kind, column.texts.take(pa.array(new)).to_pylist(), column.ids[new], partitions[new])
-        return Resolved(writes, fresh, rows[np.isin(places, clashed)].tolist() if clashed else [])
+        return Strange(column.kind, column.texts.take(pa.array(new)).to_pylist(), column.ids[new], partitions[new], rows, places)
+
+    def resolve(self, column: Named, partitions: I64s) -> Resolved:
+        """The same, looked up."""
+        strange = self.strange(column, partitions)
+        return resolved(strange, read_rows(self._state, NAMES, strange.partitions, strange.ids))
 
     def learn(self, kind: int, fresh: dict[str, int]) -> None:
         """Remember names whose writes are committed."""
@@ -89,26 +108,26 @@ class Names:
             if blob[0] == kind:
                 yield node, blob[1:].decode("utf-8", "surrogatepass")
 
-    def _register(self, kind: int, names: list[str], ids: U64s, partitions: I64s) -> tuple[list[Write], dict[str, int], list[int]]:
-        """Distinct names that are not known: the writes of the new ones, what to learn, and the rows whose id belongs to another name."""
-        fresh: dict[str, int] = {}
-        clashes: list[int] = []
-        writes: list[Write] = []
-        parts = [(partition, np.flatnonzero(partitions == partition)) for partition in present(partitions)]
-        found = self._state.read_many([(NAMES, partition, ids[here]) for partition, here in parts])
-        head = bytes([kind])
-        for (partition, here), blobs in zip(parts, found, strict=True):
-            new_ids: dict[int, bytes] = {}
-            for row, node, stored in zip(here.tolist(), ids[here].tolist(), blobs, strict=True):
-                body = head + names[row].encode()
-                other = stored if stored is not None else new_ids.get(node)
-                if other is not None and other != body:
-                    clashes.append(row)
-                    continue
-                fresh[names[row]] = node
-                if stored is None:
-                    new_ids[node] = body
-            if new_ids:
-                keys = sorted(new_ids)
-                writes.append(Write(NAMES, partition, np.array(keys, dtype=np.uint64), [new_ids[key] for key in keys]))
-        return writes, fresh, clashes
+
+def resolved(strange: Strange, stored: Sequence[bytes | None]) -> Resolved:
+    """What these names cost, given what the state holds under their ids."""
+    head, names, nodes = bytes([strange.kind]), strange.names, strange.ids.tolist()
+    fresh: dict[str, int] = {}
+    new: dict[int, bytes] = {}
+    rows, clashed = list[int](), list[int]()
+    for row, (name, node, known) in enumerate(zip(names, nodes, stored, strict=True)):
+        body = head + name.encode()
+        other = known if known is not None else new.get(node)
+        if other is not None and other != body:
+            clashed.append(row)
+            continue
+        fresh[name] = node
+        if known is None:
+            new[node] = body
+            rows.append(row)
+    writes = []
+    if rows:
+        at = np.array(rows, dtype=np.int64)
+        at = at[np.argsort(strange.ids[at])]  # ascending ids are written fastest
+        writes = write_rows(NAMES, strange.partitions[at], strange.ids[at], [new[node] for node in strange.ids[at].tolist()])
+    return Resolved(writes, fresh, strange.rows[np.isin(strange.places, clashed)].tolist() if clashed else [])

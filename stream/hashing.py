@@ -1,10 +1,10 @@
 """Events with their strings replaced by ids, as columns, and the names this makes known.
 
-hashed = hash_events(events, origin, names, shape)
+hashed = hash_events(events, origin, names, shape); hashed = hashed.named(read_tables(state, hashed.asked()))
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from storage.arrays import I64s, U64s
 from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_id, hash_ids, hash_laid
-from storage.names import Named, Names, Resolved
+from storage.names import Named, Names, Strange, resolved
 from storage.neighbours import node_partition
-from storage.state import Write
+from storage.state import NAMES, Write
 from storage.xxh3 import laid_out
 from stream.events import Event
 from stream.reducers import Columns
@@ -31,23 +31,41 @@ _SURFACE_CODES: Final = {None: 0} | {name: n for n, name in enumerate(SURFACES, 
 
 @dataclass(frozen=True)
 class Hashed:
-    """Columns of valid events, each user's partition (N,), and what the names cost: writes, and rows whose id clashed."""
+    """Columns of valid events, each user's partition (N,), and the names that were not met lately.
+
+    `named` tells what these cost: writes, names to learn, and rows whose id clashed.
+    """
 
     columns: Columns
     partitions: I64s
-    writes: list[Write]
-    fresh: list[tuple[int, dict[str, int]]]
-    clashed: set[int]
+    strange: list[Strange]
+    writes: list[Write] = field(default_factory=list)
+    fresh: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    clashed: frozenset[int] = frozenset()
+
+    def asked(self) -> list[tuple[str, I64s, U64s]]:
+        """What must be read for it, for `read_tables`."""
+        return [(NAMES, strange.partitions, strange.ids) for strange in self.strange]
+
+    def named(self, stored: Sequence[Sequence[bytes | None]]) -> "Hashed":
+        """The same, given what was read."""
+        found = [(strange.kind, resolved(strange, blobs)) for strange, blobs in zip(self.strange, stored, strict=True)]
+        return replace(
+            self, strange=[],
+            writes=[write for _, one in found for write in one.writes],
+            fresh=[(kind, one.fresh) for kind, one in found if one.fresh],
+            clashed=frozenset(row for _, one in found for row in one.clashes),
+        )  # fmt: skip
 
 
 def hash_events(events: Events, origin: Callable[[int], str], names: Names, shape: Shape) -> Hashed:
     """Hash validated events. `origin` names where a row landed: the event id of a row that has none."""
-    seen = _Resolver(names, shape.partitions)
-    hashed = _of_list(events, origin, seen, shape) if isinstance(events, list) else _of_batch(events, origin, seen, shape)
-    return Hashed(*hashed, seen.writes, seen.fresh, seen.clashed)
+    seen = _Names(names, shape.partitions)
+    columns, partitions = _of_list(events, origin, seen, shape) if isinstance(events, list) else _of_batch(events, origin, seen, shape)
+    return Hashed(columns, partitions, seen.strange)
 
 
-def _of_list(events: list[Event], origin: Callable[[int], str], seen: "_Resolver", shape: Shape) -> tuple[Columns, I64s]:
+def _of_list(events: list[Event], origin: Callable[[int], str], seen: "_Names", shape: Shape) -> tuple[Columns, I64s]:
     """The columns of single events, and each user's partition. Actions and surfaces array by array would cost one event too much."""
     taken = list(zip(*map(_FIELDS, events), strict=True)) or [()] * 9
     users, items, queries, collections, sources, actions, surfaces, event_ids, times = taken
@@ -60,7 +78,7 @@ def _of_list(events: list[Event], origin: Callable[[int], str], seen: "_Resolver
     return _columns(texts, np.array(named, dtype=np.uint64), np.array(stamps, dtype=np.uint64), weights, seen)
 
 
-def _of_batch(events: pa.RecordBatch, origin: Callable[[int], str], seen: "_Resolver", shape: Shape) -> tuple[Columns, I64s]:
+def _of_batch(events: pa.RecordBatch, origin: Callable[[int], str], seen: "_Names", shape: Shape) -> tuple[Columns, I64s]:
     """The columns of a pack, and each user's partition."""
     codes, weights = _actions(events.column("action").dictionary_encode(), shape)
     times, places = events.column("ts_ms").to_numpy().astype(np.uint64), _surfaces(events.column("surface"))
@@ -69,9 +87,7 @@ def _of_batch(events: pa.RecordBatch, origin: Callable[[int], str], seen: "_Reso
     return _columns(texts, _event_ids(events.column("event_id"), origin), stamps, weights, seen)
 
 
-def _columns(
-    texts: Sequence[pa.StringArray | None], event_ids: U64s, stamps: U64s, weights: I64s, seen: "_Resolver"
-) -> tuple[Columns, I64s]:
+def _columns(texts: Sequence[pa.StringArray | None], event_ids: U64s, stamps: U64s, weights: I64s, seen: "_Names") -> tuple[Columns, I64s]:
     """Users, items, queries, collections and sources as ids; None for a column of nothing."""
     users, partitions = seen.users(texts[0])
     count = len(stamps)
@@ -90,22 +106,19 @@ def _columns(
     return columns, partitions
 
 
-class _Resolver:
-    """Collects what resolving several columns costs."""
+class _Names:
+    """Collects the names of several columns that were not met lately."""
 
     def __init__(self, names: Names, partitions: int) -> None:
-        self._names = names
-        self._partitions = partitions
-        self.writes: list[Write] = []
-        self.fresh: list[tuple[int, dict[str, int]]] = []
-        self.clashed: set[int] = set()
+        self._names, self._partitions = names, partitions
+        self.strange: list[Strange] = []
 
     def users(self, texts: pa.StringArray | None) -> tuple[U64s, I64s]:
         """Ids and partitions (N,); None where there is no event."""
         if texts is None:
             return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
         column, where = Named.of(USER, texts), partitions_of(texts, self._partitions)
-        self._take(USER, self._names.resolve(column, where))
+        self._ask(column, where)
         return column.ids, where
 
     def nodes(self, kind: int, texts: pa.StringArray | None, count: int) -> U64s:
@@ -113,14 +126,13 @@ class _Resolver:
         if texts is None or texts.null_count == count:
             return np.zeros(count, dtype=np.uint64)
         column = Named.of(kind, texts)
-        self._take(kind, self._names.resolve(column, node_partition(column.ids, self._partitions)))
+        self._ask(column, node_partition(column.ids, self._partitions))
         return column.ids
 
-    def _take(self, kind: int, resolved: Resolved) -> None:
-        self.writes += resolved.writes
-        self.clashed.update(resolved.clashes)
-        if resolved.fresh:
-            self.fresh.append((kind, resolved.fresh))
+    def _ask(self, column: Named, partitions: I64s) -> None:
+        strange = self._names.strange(column, partitions)
+        if len(strange):
+            self.strange.append(strange)
 
 
 def _texts(column: Sequence[str | None]) -> pa.StringArray | None:

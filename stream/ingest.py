@@ -105,6 +105,19 @@ class _Counted:
         return cls(hashed.partitions[first], hashed.columns.items[first], rows)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A batch's users (U,), their partitions, each event's place among them, what it counts, and what the state holds of all that."""
+
+    users: U64s
+    where: I64s
+    places: I64s
+    counted: _Counted
+    histories: list[bytes | None]
+    seen: list[bytes | None]
+    counts: list[bytes | None]
+
+
 def no_fault(point: str) -> None:
     """Where tests let the process die."""
 
@@ -172,8 +185,12 @@ class Ingest:
         append_ms = np.array([r.append_ms for r in records], dtype=np.int64)[decoded.record]
         reasons = refusals(decoded.source, append_ms, self._shape)
         hashed, rows = self._hash(decoded, reasons)
-        letters = self._letters(decoded, reasons)
-        return self._reduce(decoded, hashed, letters, rows=rows)
+        hashed, held = self._read(decoded, hashed)
+        while hashed.clashed:
+            reasons |= {int(rows[row]): "id collision: its 64-bit id belongs to another name" for row in hashed.clashed}
+            hashed, rows = self._hash(decoded, reasons)
+            hashed, held = self._read(decoded, hashed)
+        return self._reduce(decoded, hashed, held, self._letters(decoded, reasons), rows=rows)
 
     def publish(self, batches: Sequence[Prepared], *, now_ms: int) -> None:
         """Append what must be on the log before these batches may be committed, and wait until it is."""
@@ -222,18 +239,16 @@ class Ingest:
             self._fault("after edges")
 
     def _hash(self, decoded: Decoded, reasons: dict[int, str]) -> tuple[Hashed, I64s]:
-        """Hash the rows that are not refused, and say which; the misrouted, and those whose id belongs to another name, are refused too."""
-        rows, refused = _left(len(decoded), reasons), len(reasons)
+        """Hash the rows that are not refused, and say which; the misrouted are refused too."""
+        rows = _left(len(decoded), reasons)
         hashed = self._hash_valid(decoded, rows)
-        for row in hashed.clashed:
-            reasons[int(rows[row])] = "id collision: its 64-bit id belongs to another name"
         if self._shape.partitions > 1:
             landed = np.array([r.partition for r in decoded.records], dtype=np.int64)[decoded.record[rows]]
-            for row in np.flatnonzero(landed != hashed.partitions).tolist():
-                reasons[int(rows[row])] = "misrouted: the producer needs partitioner=murmur2_random (key = user_id)"
-        if len(reasons) > refused:
-            rows = _left(len(decoded), reasons)
-            hashed = self._hash_valid(decoded, rows)
+            lost = rows[landed != hashed.partitions].tolist()
+            if lost:
+                reasons |= dict.fromkeys(lost, "misrouted: the producer needs partitioner=murmur2_random (key = user_id)")
+                rows = _left(len(decoded), reasons)
+                hashed = self._hash_valid(decoded, rows)
         return hashed, rows
 
     def _hash_valid(self, decoded: Decoded, rows: I64s) -> Hashed:
@@ -262,20 +277,23 @@ class Ingest:
             )  # fmt: skip
         return letters
 
-    def _reduce(self, decoded: Decoded, hashed: Hashed, letters: list[DeadLetter], *, rows: I64s) -> Prepared:
-        columns, shape = hashed.columns, self._shape
-        first, places = distinct_rows(columns.users)
-        users, where = columns.users[first], hashed.partitions[first]
+    def _read(self, decoded: Decoded, hashed: Hashed) -> tuple[Hashed, "_Held"]:
+        """What the state holds of this batch, names included, in one look."""
+        users, places = distinct_rows(hashed.columns.users)
         counted = _Counted.of(hashed)
-        asked = [(HISTORIES, where, users), (SEEN, where, users), (COUNTS, counted.where, counted.items)]
+        ids, where = hashed.columns.users[users], hashed.partitions[users]
+        asked = [(HISTORIES, where, ids), (SEEN, where, ids), (COUNTS, counted.where, counted.items)]
         at = [(self._claims[p], self._marks[p]) for p in {record.partition for record in decoded.records}]
-        histories, seen_sets, counts = read_tables(self._state, asked, at=at)
-        reduced = reduce_users(places, columns, histories, seen_sets, shape)
+        histories, seen, counts, *names = read_tables(self._state, asked + hashed.asked(), at=at)
+        return hashed.named(names), _Held(ids, where, places, counted, histories, seen, counts)
+
+    def _reduce(self, decoded: Decoded, hashed: Hashed, held: "_Held", letters: list[DeadLetter], *, rows: I64s) -> Prepared:
+        reduced = reduce_users(held.places, hashed.columns, held.histories, held.seen, self._shape)
         batch = Prepared(decoded, hashed, letters, reduced.applied, reduced.edges, rows, list(hashed.writes))
-        if len(users):
-            batch.writes += write_rows(HISTORIES, where, users, cut(*reduced.histories))
-            batch.writes += write_rows(SEEN, where, users, cut(*reduced.seen))
-            self._count(batch, counted, load_counts(counts))
+        if len(held.users):
+            batch.writes += write_rows(HISTORIES, held.where, held.users, cut(*reduced.histories))
+            batch.writes += write_rows(SEEN, held.where, held.users, cut(*reduced.seen))
+            self._count(batch, held.counted, load_counts(held.counts))
         if len(batch.edges) and not self._edges_apart:
             self._connect(batch)
         return batch

@@ -67,11 +67,11 @@ def _part(prepared: Prepared, partition: int, begin: int, end: int, mentioned: s
 def _hashed(whole: Hashed, columns: Columns, rows: slice, mentioned: set[int]) -> Hashed:
     """Without the names that only other parts' events hold: those may never be written. A query beside an item is in no column."""
     if not whole.writes and not whole.fresh:
-        return Hashed(columns, whole.partitions[rows], [], [], set())
+        return Hashed(columns, whole.partitions[rows], [])
     others = mentioned - _ids(columns)
     writes = [named for write in whole.writes if len((named := _without(write, others)).ids)]
     fresh = [(kind, {name: node for name, node in names.items() if node not in others}) for kind, names in whole.fresh]
-    return Hashed(columns, whole.partitions[rows], writes, fresh, set())
+    return Hashed(columns, whole.partitions[rows], [], writes, fresh)
 
 
 def _ids(columns: Columns) -> set[int]:

@@ -7,12 +7,15 @@ with meter("model") as tell: tell(0.25, 4.2, 0.11)
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bench.quality.asking import Advance
 from freshet.commands.terminal import err
+
+LINE_SHARE: Final = 0.05
+"""Of a training's budget, between two lines in a file."""
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds since some moment."""
@@ -49,8 +52,28 @@ def quiet(what: str) -> Iterator[Tell]:
 
 @contextmanager
 def meter(what: str) -> Iterator[Tell]:
-    """A bar on standard error with loss, MRR on validation and the time left."""
+    """A bar on standard error with loss, MRR on validation and the time left; in a file or a pipe a line now and then."""
+    if not err.is_terminal:
+        yield lines(what, lambda line: err.print(line, highlight=False))
+        return
     columns = (TextColumn("training {task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as progress:
         task = progress.add_task(what, total=1.0, told="")
-        yield lambda spent, loss, metric: progress.update(task, completed=spent, told=f"loss {loss:.3f}, validation MRR {metric:.4f}")
+        yield lambda spent, loss, metric: progress.update(task, completed=spent, told=_told(loss, metric))
+
+
+def lines(what: str, say: Callable[[str], None]) -> Tell:
+    """Says a line each time another `LINE_SHARE` of the budget is spent."""
+    said = 0
+
+    def tell(spent: float, loss: float, metric: float) -> None:
+        nonlocal said
+        if (reached := int(spent / LINE_SHARE)) > said:
+            said = reached
+            say(f"training {what} {spent:4.0%}  {_told(loss, metric)}")
+
+    return tell
+
+
+def _told(loss: float, metric: float) -> str:
+    return f"loss {loss:.3f}, validation MRR {metric:.4f}"

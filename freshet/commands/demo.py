@@ -10,8 +10,9 @@ from typing import Final
 import torch
 from rich.console import Console
 
+from freshet.demo.loop import Told
 from freshet.demo.recbole import DATA_NAME, TERMS, DataUnavailable, fetch_movielens
-from freshet.demo.run import Demo, DemoOutcome, Told
+from freshet.demo.run import Demo, DemoOutcome
 from freshet.readers.choose import open_events
 from freshet.readers.source import Source
 from freshet.settings import Settings

@@ -15,7 +15,8 @@ HEAD: Final = "head"
 class Job(msgspec.Struct):
     """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
 
-    `data` is the folder of an embedded server. Without one the environment names the cluster's services, and all that is archived is read.
+    With `anew` a trunk begins from nothing all the same, and is compared with the parent. `data` is the folder of an embedded server.
+    Without one the environment names the cluster's services, and all that is archived is read.
     """
 
     out: str
@@ -31,6 +32,7 @@ class Job(msgspec.Struct):
     blend_events: int = 2500
     gate_events: int = 4000
     threads: int = 1
+    anew: bool = False
 
 
 class Report(msgspec.Struct):

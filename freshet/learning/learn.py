@@ -152,7 +152,7 @@ def run(job: Job, inputs: Inputs) -> Report:
     made = (
         train_head(job, columns, features, rival.model, parent)
         if job.kind == HEAD and parent and rival.model
-        else train_trunk(job, columns, features, rival.model)
+        else train_trunk(job, columns, features, None if job.anew else rival.model)
     )
     linear = fitted(placed(features, columns), features.ids, seconds_max=LINEAR_SHARE * job.seconds_max)
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])

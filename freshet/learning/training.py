@@ -1,6 +1,6 @@
 """The trainer beside the server: when a training is due, its child process, and what becomes of the candidate.
 
-    training = Training(service); decision = training.poll(now_ms=now_ms, events=accepted)
+    training = Training(service, Plan(4, seconds_max=60), cadence=Cadence()); outcome = training.poll(now_ms=now_ms, events=accepted)
 
 A training is a child at low priority, so that look-ups keep their time; only its files come back. A candidate of a new
 trunk is embedded item by item into a collection of its own before the flip, while the old one answers.
@@ -22,6 +22,19 @@ from trainers.cadence import Cadence, due
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Every so many-th training is of the trunk, each takes so long at most, on so many threads: more than one where nobody is served.
+
+    With `anew` a trunk begins from nothing, not from the live one.
+    """
+
+    trunk_every: int
+    seconds_max: float
+    threads: int = 1
+    anew: bool = False
+
+
 @dataclass
 class _Running:
     child: Child
@@ -41,8 +54,8 @@ class _Building:
 class Training:
     """At most one training at a time. Call `poll` often; it never waits."""
 
-    def __init__(self, service: Service, *, trunk_every: int, cadence: Cadence, seconds_max: float) -> None:
-        self._service, self._trunk_every, self._cadence, self._seconds_max = service, trunk_every, cadence, seconds_max
+    def __init__(self, service: Service, plan: Plan, *, cadence: Cadence) -> None:
+        self._service, self._plan, self._cadence = service, plan, cadence
         self._folder = service.engine.settings.data / "training"
         shutil.rmtree(self._folder, ignore_errors=True)  # what a killed parent left: nothing of it was promoted
         self._running: _Running | None = None
@@ -71,13 +84,13 @@ class Training:
             self.start(now_ms=now_ms, events=events, kind=TRUNK if drifted else None)
         return None
 
-    def start(self, *, now_ms: int, events: int, kind: str | None = None, threads: int = 1, seconds_max: float | None = None) -> None:
+    def start(self, *, now_ms: int, events: int, kind: str | None = None, plan: Plan | None = None) -> None:
         """Start a training now: a trunk at first and every so many-th time, else a head.
 
-        More threads, and another time than is usual, where nobody is served.
+        By another plan than is usual, where one is given.
         """
-        current, engine = self._service.current, self._service.engine
-        chosen = kind or (TRUNK if current is None or self._count % self._trunk_every == 0 else HEAD)
+        plan, current, engine = plan or self._plan, self._service.current, self._service.engine
+        chosen = kind or (TRUNK if current is None or self._count % plan.trunk_every == 0 else HEAD)
         self._last_ms, self._events_at_last = now_ms, events
         self._count += 1
         engine.flush_archive()
@@ -90,8 +103,9 @@ class Training:
             parent=current.live.version if current else None,
             partitions=engine.shape.partitions,
             seed=self._count,
-            seconds_max=seconds_max or self._seconds_max,
-            threads=threads,
+            seconds_max=plan.seconds_max,
+            threads=plan.threads,
+            anew=plan.anew,
         )
         self._launch(job, generation)
 

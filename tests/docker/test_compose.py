@@ -87,7 +87,10 @@ def test_no_secret_is_written_down_and_the_two_must_be_given() -> None:
 
 def test_redis_keeps_what_it_is_told_and_forgets_nothing() -> None:
     command = " ".join(SERVICES["redis"]["command"])
-    assert "--appendonly yes --appendfsync everysec" in command and "--maxmemory-policy noeviction" in command
+    assert (
+        "--appendonly yes --appendfsync everysec --auto-aof-rewrite-min-size 512mb" in command
+        and "--maxmemory-policy noeviction" in command
+    )
     assert "requirepass %s" in command and command.endswith(" -"), "the password comes by standard input"
 
 

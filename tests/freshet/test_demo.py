@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from freshet.demo.loop import Told, in_time_order
 from freshet.demo.prequential import SYSTEMS
-from freshet.demo.run import Demo, DemoOutcome, Told, in_time_order
+from freshet.demo.run import Demo, DemoOutcome
 from freshet.readers.choose import open_events
 from freshet.readers.source import Row, Source
 from freshet.settings import Settings

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from freshet.learning.job import Job, Outcome, Report
-from freshet.learning.training import Training
+from freshet.learning.training import Plan, Training
 from freshet.service import BUILD_ITEMS, Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig
@@ -26,7 +26,7 @@ LESS_THAN_TAUGHT = WorldConfig(seed=1, users=20, items=30, events=120, poison=0)
 
 
 def training_of(service: Service, *, trunk_every: int = 2, cadence: Cadence = EVERY) -> Training:
-    return Training(service, trunk_every=trunk_every, cadence=cadence, seconds_max=1.0)
+    return Training(service, Plan(trunk_every, seconds_max=1.0), cadence=cadence)
 
 
 def busy(training: Training) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from freshet.commands.cli import app, main
-from freshet.learning.training import Training
+from freshet.learning.training import Plan, Training
 from freshet.service import Service
 from freshet.versions import ROLL_BACK, word_of
 from storage.models import UnknownVersion
@@ -147,7 +147,7 @@ def test_a_candidate_that_was_compared_with_what_was_rolled_back_is_not_promoted
 ) -> None:
     StandIn(tmp_path / "stand-in", monkeypatch).better()
     with site(twice) as service:
-        training = Training(service, trunk_every=1, cadence=NEVER, seconds_max=1)
+        training = Training(service, Plan(trunk_every=1, seconds_max=1), cadence=NEVER)
         training.start(now_ms=NOW_MS, events=0)
         service.roll_back(now_ms=NOW_MS)
         training.wait(60)

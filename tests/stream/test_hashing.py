@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from storage.ids import COLLECTION, EVENT, ITEM, QUERY, USER, hash_id
 from storage.names import Names
+from storage.partitioned import read_tables
 from storage.state_memory import MemoryState
 from stream.events import Event
 from stream.hashing import Hashed, hash_events
@@ -29,7 +30,8 @@ def hashed(of: Events, partitions: int, known: Sequence[tuple[int, str]] = ()) -
     names = Names(MemoryState())
     for kind, name in known:
         names.learn(kind, {name: hash_id(name, kind)})
-    return hash_events(of, lambda row: f"origin {row}", names, Shape(partitions=partitions))
+    found = hash_events(of, lambda row: f"origin {row}", names, Shape(partitions=partitions))
+    return found.named(read_tables(MemoryState(), found.asked()))
 
 
 @given(
