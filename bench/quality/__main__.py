@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--minutes", type=_minutes, default=30.0,
         help="what fitting, choosing and testing may take, with --withhold for each trained model; a report that took longer says so",
     )  # fmt: skip
-    parser.add_argument("--model", choices=CHOICES, default=EVERYTHING, help="which systems are fitted; prequential has counting ones only")
+    parser.add_argument(
+        "--model",
+        choices=CHOICES,
+        default=EVERYTHING,
+        help="which systems are fitted; prequential: all but `counting` run the product's loop",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="where a killed run is gone on from, and the model is left")
     parser.add_argument("--withhold", type=_shares, help="sessions: percent of the newest sessions withheld, then streamed: 0,2,5,10,20,50")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,12 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> Outcome:
     seed, clock = options.seed, time.perf_counter
-    if options.format == "prequential":
-        return prequential.run(options.data, seed=seed, clock=clock, bar=bar)
     wanted = Wanted(_folder(options), options.model, options.minutes, meter, lambda line: err.print(line, highlight=False))
     if options.withhold:
         return freshness.run(options.data, options.withhold, seed=seed, watch=Watch(clock, bar), wanted=wanted)
-    run = loo.run if options.format == "loo" else sessions.run
+    run = {"loo": loo.run, "sessions": sessions.run, "prequential": prequential.run}[options.format]
     return run(options.data, seed=seed, clock=clock, bar=bar, wanted=wanted)
 
 

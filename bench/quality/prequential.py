@@ -1,7 +1,8 @@
 """Test, then learn: each event is ranked among what its user has not had, then learned.
 
-    outcome = run([path], seed=0, clock=time.perf_counter, bar=bar)
+    outcome = run([path], seed=0, clock=time.perf_counter, bar=bar, wanted=Wanted(folder))
 
+With `wanted` the product's own loop (`bench/quality/live.py`) is the blend, and the blend of these counting sources stands as `counting`.
 Equal times keep the file order and are ranked and learned one by one (`ties: file`, the headline); beside it stands `ties: block`, where
 all events of one time are ranked on the state before any of them. The first n // 5 events only warm up; the weights are chosen on them.
 Source: the evaluation protocol, section 4.
@@ -9,7 +10,7 @@ Source: the evaluation protocol, section 4.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from bench.quality.asking import BLEND, Advance
 from bench.quality.blending import CASES_MAX, case_of, from_best
 from bench.quality.events import Events, read_events
 from bench.quality.layouts import BadData
+from bench.quality.live import NEURAL, passes
+from bench.quality.neural import Wanted
 from bench.quality.progress import Bar, Clock
 from bench.quality.report import Outcome, summary
 from encoders.base import F64s, I64s
@@ -29,6 +32,8 @@ from trainers.blend import Case
 from trainers.kernels import add_log_shares
 from trainers.metrics import discounted_gain, mid_ranks
 
+COUNTED: Final = "counting"
+"""The blend of the counting sources alone, its weights chosen on the warm-up, where the product's own loop is the blend."""
 NAMES: Final = ("pop", "recent", "knn", "rules", "mix")
 WARM_UP_SHARE: Final = 5
 """The first event in so many only warms up."""
@@ -36,18 +41,37 @@ _NOTHING: Final = np.zeros(0, dtype=np.int64)
 _NO_LISTS: Final = np.zeros(2, dtype=np.int64)
 
 
-def run(paths: Sequence[Path], *, seed: int, clock: Clock, bar: Bar) -> Outcome:
-    """Both orders of equal times, the headline first."""
+def run(paths: Sequence[Path], *, seed: int, clock: Clock, bar: Bar, wanted: Wanted | None = None) -> Outcome:
+    """Both orders of equal times, the headline first; then the product's loop, if it is wanted, in the headline's order."""
     if len(paths) != 1:
         raise BadData(f"prequential takes one path, not {len(paths)}: {', '.join(map(str, paths))}")
     events = read_events(paths[0])
     one_by_one, together = (walked(events, blocks, clock=clock, bar=bar) for blocks in (np.arange(len(events.items) + 1), events.blocks))
     more = {"not_ranked": one_by_one.more["not_ranked"], "ties": "file"}
     block = {"not_ranked": together.more["not_ranked"], **summary("prequential", together, seed=seed), "seconds": together.seconds}
-    return Outcome(
+    outcome = Outcome(
         one_by_one.ranks, one_by_one.blend, one_by_one.seconds,
         catalogue=one_by_one.catalogue, rows_dropped=events.rows_dropped, refit=None, more={**more, "block": block},
     )  # fmt: skip
+    return outcome if wanted is None or not wanted.neural else _with_loop(paths[0], outcome, wanted, clock=clock)
+
+
+def _with_loop(path: Path, counted: Outcome, wanted: Wanted, *, clock: Clock) -> Outcome:
+    """The same cases asked of the product."""
+    began = clock()
+    passed = passes(path, seconds=60 * wanted.minutes - sum(counted.seconds.values()), say=wanted.told)
+    asked, wanted_of = {name: len(of) for name, of in passed.ranks.items()}, len(counted.ranks[BLEND])
+    if set(asked.values()) != {wanted_of}:
+        raise BadData(f"{path}: the product reads other events of it than the protocol: {asked} cases, {wanted_of} are wanted")
+    singles = {name: of for name, of in counted.ranks.items() if name != BLEND}
+    return replace(
+        counted,
+        ranks={**singles, COUNTED: counted.ranks[BLEND], **passed.ranks},
+        blend=passed.blend,
+        singles=(*singles, NEURAL),
+        seconds=counted.seconds | {"loop": clock() - began},
+        more={**counted.more, "loop": passed.told},
+    )
 
 
 def walked(events: Events, blocks: I64s, *, clock: Clock, bar: Bar) -> Outcome:

@@ -33,7 +33,10 @@ PERCENT: Final = {"sessions"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Ranks of every system on the same cases, (n,) each, the blend's weights, and seconds of fitting and testing."""
+    """Ranks of every system on the same cases, (n,) each, the blend's weights, and seconds of fitting and testing.
+
+    `singles`: the systems that are single sources, against the best of which the blend is held; empty: all but the blend.
+    """
 
     ranks: dict[str, I64s]
     blend: Blend
@@ -42,6 +45,7 @@ class Outcome:
     rows_dropped: int
     refit: bool | None
     more: dict[str, object] = field(default_factory=dict)
+    singles: tuple[str, ...] = ()
 
 
 def cases(figure: str, ranks: I64s) -> F64s:
@@ -81,12 +85,13 @@ def against_best(form: str, ranks: dict[str, I64s], *, seed: int) -> dict[str, o
 
 def summary(form: str, outcome: Outcome, *, seed: int) -> dict[str, object]:
     """What one run found: systems, weights, the blend against the best."""
+    singles = outcome.singles or [name for name in outcome.ranks if name != BLEND]
     return {
         "n_test": len(next(iter(outcome.ranks.values()))),
         "systems": {name: figures(form, ranks) for name, ranks in outcome.ranks.items()},
         "blend": {
             "weights": dict(zip(outcome.blend.sources, outcome.blend.weights.tolist(), strict=True)),
-            "above_best": against_best(form, outcome.ranks, seed=seed),
+            "above_best": against_best(form, {name: outcome.ranks[name] for name in (*singles, BLEND)}, seed=seed),
         },
     }
 
