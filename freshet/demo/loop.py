@@ -63,6 +63,10 @@ class Loop:
     anew: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     visible_ms: list[float] = field(default_factory=list)
+    beside: list[bool] = field(default_factory=list)
+    """Of each look-up that was timed, whether a training ran beside it."""
+    training_s: float = 0.0
+    """Wall time of trainings, the first one's too."""
 
     def run(self, rows: list[Row]) -> float:
         """Rows in the order of their times; returns events per second. `contest` has the ranks, also while it runs; close it."""
@@ -124,6 +128,7 @@ class Loop:
             self._tell(training.poll(now_ms=now_ms(), events=events), events)
             self.told.line(f"training {what}: {time.perf_counter() - begin:.0f} s")
             training.wait(WAIT_S)
+        self.training_s += time.perf_counter() - begin
 
     def _stream(self, training: Training, rows: list[Row]) -> float:
         """Rank, apply, see: one event after the other as they are published; returns events per second."""
@@ -135,6 +140,7 @@ class Loop:
             lambda bodies: service.engine.append_events(bodies, now_ms=now_ms()), rows, events_per_s=self.events_per_s
         )  # fmt: skip
         for group in appended:
+            busy, begun = training.busy, time.perf_counter()
             for row in group.rows:
                 if row.event is not None:
                     self.contest.ask(row.event)
@@ -142,6 +148,8 @@ class Loop:
                 if row.event is not None:
                     self.contest.learn(row.event)
             n += len(group.rows)
+            self.beside += [busy] * (len(self.contest.lookup_ms) - len(self.beside))
+            self.training_s += busy * (time.perf_counter() - begun)
             self._tell(training.poll(now_ms=now_ms(), events=n), n)
             if self.waits:
                 self._wait_for(training, n)

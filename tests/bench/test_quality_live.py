@@ -11,6 +11,7 @@ from bench.quality.live import FROZEN, HEADS, HEADS_ONLY, NEURAL, PASSES, RETRAI
 from bench.quality.neural import Wanted
 from bench.quality.progress import silent
 from bench.quality.report import summary
+from freshet.demo import loop
 from freshet.demo.loop import in_time_order
 from freshet.readers.choose import open_events
 from freshet.world.events import World, WorldConfig
@@ -31,10 +32,9 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_loop_is_asked_what_the_protocol_asks_and_is_the_blend(
-    ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loop_is_asked_what_the_protocol_asks_and_is_the_blend(ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "EVENTS_MIN", 10**9)  # one training, the warm-up's
+    monkeypatch.setattr(loop, "FIRST_SECONDS_MAX", 2.0)
     monkeypatch.setattr(prequential, "passes", lambda path, **given: passes(path, **given, chosen=PASSES[:1]))
     said: list[str] = []
     found = prequential.run([ratings], seed=0, clock=still, bar=silent, wanted=Wanted(tmp_path, minutes=0.1, told=said.append))
