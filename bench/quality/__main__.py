@@ -95,7 +95,7 @@ def _show(found: dict[str, Any], outcome: Outcome, minutes: float) -> None:
             )
     if neural := found.get("neural"):
         err.print(
-            f"neural: {neural['steps']:,} steps, best at {neural['best_step']:,}; on validation {neural['tried']}",
+            f"neural: {neural['steps']:,} steps, best at {neural['best_step']:,}, dropout {neural['dropout']}; {len(neural['runs'])} runs",
             highlight=False,
         )
         err.print(f"checkpoint: {neural['checkpoint']}", highlight=False)

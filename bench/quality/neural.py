@@ -3,7 +3,7 @@
     found = fitted(material, Fitting(Wanted(folder), seed=0, clock=clock, began=clock()), seconds=1200.0); keep(found.model, folder)
 
 What is planned follows from how long sequences are and how many items there are, never from a data set's name; what cannot be
-known beforehand (`DROPOUTS`) is tried on validation for a share of the time. A killed run goes on at its last check if data and plan
+known beforehand (`DROPOUTS`) is chosen on validation. A killed run goes on at its last check if data and plan
 are the same.
 """
 
@@ -52,15 +52,15 @@ UNIFORM: Final = 1024
 CHECKS_OF_A_PASS: Final = 2
 CHECK_STEPS: Final = (50, 500)
 """Between two checks at least and at most."""
-DROPOUTS: Final = (0.2, 0.5)
-"""Tried on validation, the best of them trained in full."""
-TRIAL_SHARE: Final = 0.06
-"""Of the time, for each dropout."""
+DROPOUTS: Final = (0.2, 0.35, 0.5, 0.65)
+"""Tried in this order, as long as more of it ranks validation better."""
+AGAIN_SHARE: Final = 0.1
+"""Of the time, that must be left for another run."""
 REFIT_SHARE: Final = 0.2
 """Of the time, for learning the validation data too, where the format allows it."""
 REFIT_RATE: Final = 0.3
 """Of the learning rate."""
-PACE_QUESTIONS: Final = 64
+PACE_QUESTIONS: Final = 256
 ASK_MARGIN: Final = 1.25
 REST_SHARE: Final = 0.05
 """Of the time, for searching weights and what cannot be foreseen."""
@@ -166,32 +166,52 @@ def planned(material: Material, *, seed: int, seconds: float, steps_max: int) ->
 
 
 def fitted(material: Material, fitting: Fitting, *, seconds: float) -> Fitted:
-    """The best of several runs, at most `seconds` in all: 1. a short one for each dropout, 2. a long one with the best dropout, 3. if that
-    stopped because it ranked no better, one of as many steps as were best: its rate comes down by then.
+    """The best of several runs, at most `seconds` in all.
+
+    The first drops little. One that stops by itself, because validation ranks no better, has learned the training data by heart: the next
+    drops more, until that helps no longer. Then, as the rate of a run that stopped had not come down, the best is run for as many steps
+    as were best.
     """
-    plan = planned(material, seed=fitting.seed, seconds=TRIAL_SHARE * seconds, steps_max=fitting.wanted.steps_max)
-    runs = [_trained(dropping(plan, dropout), material, fitting, name=f"with dropout {dropout}") for dropout in DROPOUTS]
-    tried = [{"dropout": dropout, "MRR": _gain(run)} for dropout, run in zip(DROPOUTS, runs, strict=True)]
-    left = seconds * (1 - TRIAL_SHARE * len(DROPOUTS))
-    plan = replace(dropping(plan, max(tried, key=lambda one: one["MRR"])["dropout"]), seconds_max=left)
-    whole = _trained(plan, material, fitting, name="model")
-    runs.append(whole)
-    left -= whole.seconds
-    if 0 < whole.best_step < whole.steps < plan.steps_max and left > TRIAL_SHARE * seconds:
-        shorter = replace(plan, steps_max=whole.best_step, seconds_max=left)
-        runs.append(_trained(shorter, material, fitting, name="as long as was best"))
-    best = max(reversed(runs), key=_gain)  # ties: the longer run
+    runs, left = list[_Run](), seconds
+    for dropout in DROPOUTS:
+        plan = planned(material, seed=fitting.seed, seconds=left, steps_max=fitting.wanted.steps_max)
+        runs.append(_Run(dropping(plan, dropout), material, fitting, name=f"with dropout {dropout}"))
+        left -= runs[-1].trained.seconds
+        helped = runs[-1] is max(runs, key=_Run.gain)
+        if not (helped and runs[-1].stopped and left > AGAIN_SHARE * seconds):
+            break
+    best = max(runs, key=_Run.gain)
+    if best.stopped and best.trained.best_step and left > AGAIN_SHARE * seconds:
+        plan = replace(best.plan, steps_max=best.trained.best_step, seconds_max=left)
+        runs.append(_Run(plan, material, fitting, name="as long as was best"))
+        best = max(runs, key=_Run.gain)
     told = {
-        "tried": tried, "runs": [{"steps": run.steps, "best_step": run.best_step, "seconds": run.seconds, **run.metrics} for run in runs],
-        "validation": best.metrics, "steps": best.steps, "best_step": best.best_step, "seconds": sum(run.seconds for run in runs),
-        "model": asdict(best.model.config),
+        "runs": [one.told() for one in runs], "validation": best.trained.metrics, "dropout": best.plan.model.dropout,
+        "steps": best.trained.steps, "best_step": best.trained.best_step, "seconds": sum(one.trained.seconds for one in runs),
+        "model": asdict(best.trained.model.config),
     }  # fmt: skip
-    return Fitted(best.model, told)
+    return Fitted(best.trained.model, told)
 
 
-def _gain(run: Trained) -> float:
-    """MRR on validation; 0 where there was no question."""
-    return run.metrics.get("MRR", 0.0)
+class _Run:
+    """One training by a plan, from nothing."""
+
+    def __init__(self, plan: TrainConfig, material: Material, fitting: Fitting, *, name: str) -> None:
+        self.plan, self.trained = plan, _trained(plan, material, fitting, name=name)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before its time, as it ranked no better."""
+        return self.trained.steps < self.plan.steps_max and self.trained.seconds < self.plan.seconds_max
+
+    def gain(self) -> float:
+        """MRR on validation; 0 where there was no question."""
+        return self.trained.metrics.get("MRR", 0.0)
+
+    def told(self) -> dict[str, float]:
+        """What the report says of it."""
+        run = self.trained
+        return {"dropout": self.plan.model.dropout, "steps": run.steps, "best_step": run.best_step, "seconds": run.seconds, **run.metrics}
 
 
 def training_seconds(material: Material, counting: Systems, fitting: Fitting, *, questions: int) -> float:
@@ -206,7 +226,7 @@ def training_seconds(material: Material, counting: Systems, fitting: Fitting, *,
         ranks_of(systems, few, equal, num_items=len(material.features), advance=lambda n: None)
         return (fitting.clock() - began) / max(1, len(few))
 
-    ask(1)  # kernels are compiled, counts are laid out
+    ask(PACE_QUESTIONS)  # kernels are compiled, counts are laid out
     rest = ASK_MARGIN * questions * ask(PACE_QUESTIONS) + REST_SHARE * 60 * fitting.wanted.minutes
     return max(TRAIN_SECONDS_MIN, fitting.left() - rest)
 
@@ -220,7 +240,7 @@ def refitted(found: Fitted, material: Material, fitting: Fitting, *, seconds: fl
     """The same weights after more steps on `material`, which holds the validation data too: nothing is left to choose by."""
     config = planned(material, seed=fitting.seed, seconds=seconds, steps_max=fitting.wanted.steps_max)
     config = replace(config, model=found.model.config, learning_rate=REFIT_RATE * config.learning_rate)
-    trained = _run(found.model, config, Lesson(material.features, _events(material), None), fitting, name="refit")
+    trained = _gone_through(found.model, config, Lesson(material.features, _events(material), None), fitting, name="refit")
     return Fitted(trained.model, {**found.told, "refit_steps": trained.steps})
 
 
@@ -254,10 +274,10 @@ def _trained(config: TrainConfig, material: Material, fitting: Fitting, *, name:
         return np.concatenate(ranks)
 
     model = Model.new(config.model, material.features.ids, seed=config.seed)
-    return _run(model, config, Lesson(material.features, _events(material), ask if len(asked) else None), fitting, name=name)
+    return _gone_through(model, config, Lesson(material.features, _events(material), ask if len(asked) else None), fitting, name=name)
 
 
-def _run(model: Model, config: TrainConfig, lesson: Lesson, fitting: Fitting, *, name: str) -> Trained:
+def _gone_through(model: Model, config: TrainConfig, lesson: Lesson, fitting: Fitting, *, name: str) -> Trained:
     """One run with its bar, from where it was left if there is such a place."""
     key, path = _key(config, lesson), fitting.wanted.folder / f"{name.replace(' ', '-')}.run"
     saved, metric = _left(path, key, fitting), float("nan")
