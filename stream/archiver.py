@@ -10,6 +10,7 @@ one store without harm: a file is named by its offsets, and readers drop what th
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from stream.wire import Decoded, decode
 log = logging.getLogger(__name__)
 ROLL_AGE_MS: Final = 60_000
 """Older rows are not kept waiting: so far, and a training or a rebuild reads them from files."""
+NICENESS: Final = 10
+"""Of the thread that compresses and writes: a roll takes a core for a second, and events wait for nobody's file."""
 WAITING_BYTES_MAX: Final = 128 << 20
 """Of all partitions' rows that wait for their roll; then the largest is written."""
 HANDED_EVENTS_MAX: Final = 131_072
@@ -147,6 +150,7 @@ class Archiver:
                 self._thread.start()
 
     def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # on Linux a thread has its own
         while not self._shared.closing:
             try:
                 self._wait()

@@ -13,6 +13,7 @@ from freshet.cluster import REDIS_ERRORS
 from freshet.processes.naming import process_name
 from freshet.processes.serving import AWAY, ClusterServing
 from storage.health import Beat
+from stream.collecting import collect_seldom
 
 log = logging.getLogger(__name__)
 PULSE_S: Final = 0.02
@@ -38,6 +39,7 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         """Round after round."""
+        collect_seldom()
         try:
             while not self._stopping.is_set():
                 self._stopping.wait(self._round())

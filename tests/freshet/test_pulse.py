@@ -22,8 +22,10 @@ def site(tmp_path: Path) -> Iterator[Followed]:
     made.close()
 
 
-def test_it_follows_beats_flips_and_says_that_it_is_gone(site: Followed) -> None:
-    process = site.process("api", refreshes=True)
+def test_it_follows_beats_flips_and_says_that_it_is_gone(site: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is there when it begins is never looked through again by a garbage collector, in the middle of a look-up."""
+    process, collected = site.process("api", refreshes=True), list[bool]()
+    monkeypatch.setattr("freshet.processes.pulse.collect_seldom", lambda: collected.append(True))
     pulse = Pulse(process.whole, name="api")
     pulse.start()
     site.put("i1", title="Rook")
@@ -36,7 +38,7 @@ def test_it_follows_beats_flips_and_says_that_it_is_gone(site: Followed) -> None
     site.promote("g1-1")
     wait_until(lambda: process.version == "g1-1", seconds=20)
     pulse.stop()
-    assert pulse.error is None and not pulse.is_alive()
+    assert pulse.error is None and not pulse.is_alive() and collected == [True]
     assert site.health.read() == []
     leases = process.whole.leases
     assert leases is not None and leases.held == set()

@@ -1,5 +1,6 @@
 """The worker's archive over a log in a folder: every record once, whoever handed it over, and whatever was away meanwhile."""
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from storage.log_lmdb import LmdbLog
 from storage.places import LocalPlace
 from storage.state import Gap
 from stream import archiver as module
-from stream.archiver import Archiver
+from stream.archiver import NICENESS, Archiver
 from stream.archiving import archive_rows
 from stream.ingest import EVENTS
 from stream.wire import decode, encode_pack
@@ -84,6 +85,17 @@ def test_what_is_handed_over_is_in_files_when_asked_for_and_what_comes_later_too
     assert archiver.behind == 50, "too young for a roll"
     archiver.close()
     assert archived(place) == everything(log, 80), "a stop in order leaves nothing behind"
+
+
+def test_its_thread_works_when_nobody_else_would(log: LmdbLog, tmp_path: Path) -> None:
+    nice = list[int]()
+    note = lambda point: nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))  # noqa: E731
+    archiver = Archiver(LocalPlace(tmp_path / "archive", shared=True), log, clock_ms=lambda: 0, age_ms=0, fault=note)
+    archiver.claimed(0, incarnation=0, watermark=0)
+    hand_over(archiver, log, 0, 80, step=80)
+    assert archiver.flush(timeout_s=SOON_S)
+    archiver.close()
+    assert set(nice) == {os.getpriority(os.PRIO_PROCESS, 0) + NICENESS}
 
 
 def test_rolls_are_written_by_their_age(log: LmdbLog, tmp_path: Path) -> None:
