@@ -18,24 +18,26 @@ from trainers.anytime import ALPHA, Interval, askers_min, by_asker, first_shown,
 
 @dataclass(frozen=True)
 class GateConfig:
-    """`gain_min` is what the mean gain must be shown to exceed; `cases_planned` the events at which the test is sharpest.
+    """What may be lost is a share of what the live model has: the same figure is much on one catalogue and everything on another.
 
-    A segment of `segment_cases_min` events or more is judged: it must not be shown to be worse and lose more than `segment_loss_max`.
+    The candidate must be shown to have more than 1 - `loss_share_max` of the live mean; `cases_planned`: the events at which the test is
+    sharpest. A segment of `segment_cases_min` events or more is judged: it must not be shown to be worse and lose more than
+    `segment_loss_share_max` of its live mean.
     """
 
     cases_min: int = 200
     cases_planned: int = 4000
-    gain_min: float = 0.0
+    loss_share_max: float = 0.0
     segment_cases_min: int = 100
-    segment_loss_max: float = 0.01
+    segment_loss_share_max: float = 0.08
     norm_error_max: float = 0.01
     likeness_max: float = 0.98
 
     def __post_init__(self) -> None:
         if self.cases_min < 2 or self.cases_planned < 1:
             raise ValueError(f"cases_min must be at least 2 and cases_planned at least 1: {self.cases_min}, {self.cases_planned}")
-        if self.segment_loss_max < 0:
-            raise ValueError(f"segment_loss_max is a loss, and so not below 0: {self.segment_loss_max}")
+        if not 0 <= self.loss_share_max < 1 or not 0 <= self.segment_loss_share_max < 1:
+            raise ValueError(f"shares that may be lost lie in [0, 1): {self.loss_share_max}, {self.segment_loss_share_max}")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Decision:
 def decide(evidence: Evidence, config: GateConfig) -> Decision:
     """Checks in order: generation, enough paired cases, finite outcomes and vectors, unit vectors that differ, the gain, segments.
 
-    The gain is shown when its lower bound exceeded `gain_min` at any look and its upper one did not fall below since; a tie is a
-    refusal. A segment that lost more than it may, and is shown to have lost, refuses; one with too few cases is named. Side effects: none.
+    It is shown when the lower bound of candidate - (1 - `loss_share_max`) live exceeded 0 at any look and the upper one did not fall below
+    since; with nothing to be lost a tie is a refusal. A segment that lost more than it may, and is shown to have lost, refuses; one with
+    too few cases is named. Side effects: none.
     """
     numbers = _numbers(evidence)
     fault = _fault(evidence, config, numbers)
@@ -79,20 +82,23 @@ def decide(evidence: Evidence, config: GateConfig) -> Decision:
         return Decision(False, fault, numbers)
     groups = by_asker(evidence.candidate - evidence.live, evidence.askers)
     gain = interval(groups, planned=config.cases_planned)
-    shown = first_shown(groups, config.gain_min, planned=config.cases_planned)
+    kept = by_asker(evidence.candidate - (1 - config.loss_share_max) * evidence.live, evidence.askers)
+    shown = first_shown(kept, 0.0, planned=config.cases_planned)
     numbers |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "askers": float(gain.askers)}
     numbers |= {} if shown is None else {"shown_after": float(shown)}
     worse, unjudged = _segments(evidence, config, numbers)
     told = _told(gain)
     rest = f"; unjudged: {', '.join(unjudged)}" if unjudged else ""
-    if shown is not None and gain.high > config.gain_min:
+    margin = f"{config.loss_share_max:.0%} of {numbers['live']:.4f}"
+    if shown is not None and interval(kept, planned=config.cases_planned).high > 0:
         if worse:
             return Decision(False, f"worse for {' and for '.join(worse)}; over all {told}{rest}", numbers)
-        what = "better" if gain.low > 0 else f"not worse by more than {-config.gain_min:g}"
+        what = "better" if gain.low > 0 else f"not worse by more than {margin}"
         return Decision(True, f"{what}: {told}, shown after {shown}{rest}", numbers)
     if gain.mean < 0:
         return Decision(False, f"worse: {told}{rest}", numbers)
-    return Decision(False, f"not shown to be better by more than {config.gain_min:g}: {told}{rest}", numbers)
+    lacking = f"not shown to be worse by less than {margin}" if config.loss_share_max else "not shown to be better"
+    return Decision(False, f"{lacking}: {told}{rest}", numbers)
 
 
 def _segments(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) -> tuple[list[str], list[str]]:
@@ -108,10 +114,10 @@ def _segments(evidence: Evidence, config: GateConfig, numbers: dict[str, float])
         if cases < config.segment_cases_min or len(groups) < askers_min():
             unjudged.append(f"{name} ({cases} events of {len(groups)} users)")
             continue
-        gain = interval(groups, planned=cases)
+        gain, allowed = interval(groups, planned=cases), config.segment_loss_share_max * float(evidence.live[chosen].mean())
         numbers |= {f"{key}_gain": gain.mean, f"{key}_low": gain.low, f"{key}_high": gain.high}
-        if gain.mean < -config.segment_loss_max and gain.high < 0:
-            worse.append(f"{name}: {_told(gain)}, at most {config.segment_loss_max:g} may be lost")
+        if gain.mean < -allowed and gain.high < 0:
+            worse.append(f"{name}: {_told(gain)}, at most {allowed:.4f} may be lost")
     return worse, unjudged
 
 

@@ -21,6 +21,7 @@ from trainers.config import TrainConfig
 from trainers.graph import placed, surrounded
 from trainers.metrics import summary
 from trainers.objective import Objective
+from trainers.parallel import ALONE, Part
 from trainers.samples import EventColumns, Placed, Windows, windows
 from trainers.saved import Saved
 from trainers.validation import validation_ranks
@@ -62,8 +63,11 @@ class Going:
 class Trainer:
     """Owns the budget and the clock; every `train` starts from nothing or from the live model."""
 
-    def __init__(self, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic, going: Going | None = None) -> None:
-        self.config, self.clock, self.going = config, clock, going or Going()
+    def __init__(
+        self, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic, going: Going | None = None, part: Part = ALONE
+    ) -> None:
+        """`part`: which of the processes that train together this is; the first one's clock and judgement count for all."""
+        self.config, self.clock, self.going, self.part = config, clock, going or Going(), part
 
     def train(self, columns: EventColumns, features: ItemFeatures, live: Model | None = None) -> Trained:
         """The weights that rank the newest `validation_share` of the events best, having learned only from those before.
@@ -90,8 +94,9 @@ class Trainer:
         The seconds already spent count. The caller's torch random state is left alone. Raises ValueError without an event to learn from.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            run = _Run(model, Objective(self.config, model, features=lesson.features, events=lesson.past), self.config)
+            torch.manual_seed(self.config.seed + self.part.rank)
+            objective = Objective(self.config, model, features=lesson.features, events=lesson.past, part=self.part)
+            run = _Run(model, objective, self.config)
             if saved is not None:
                 run.go_on(saved)
             else:
@@ -102,12 +107,12 @@ class Trainer:
         config, began = self.config, self.clock() - run.seconds
         for batch in run.batches():
             run.step += 1
-            spent = spent_of(config, run.step, self.clock() - began)
+            spent = self.part.agreed(spent_of(config, run.step, self.clock() - began))
             loss = run.learn(batch, learning_rate(config, run.step, spent))
             self.going.stepped(min(1.0, spent), loss)
             if run.step % config.check_every and spent < 1:
                 continue
-            run.judge(_judged(lesson, run.model.eval()))
+            run.judge({name: self.part.agreed(value) for name, value in _judged(lesson, run.model.eval()).items()})
             run.seconds = self.clock() - began
             self.going.checked(run.step, config.steps_max, loss, run.latest)
             if self.going.saving is not None:
@@ -142,7 +147,9 @@ class _Run:
             group["lr"] = rate
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.objective.backward(batch)
+        part, moved = self.objective.part, [*trunk_parameters(self.model), self.model.head.log_temperature]
+        loss = part.summed(self.objective.backward(batch))
+        part.sum_gradients(moved)
         torch.nn.utils.clip_grad_norm_(trunk_parameters(self.model), self.config.clip_norm)
         self.optimiser.step()
         return loss

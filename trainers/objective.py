@@ -16,6 +16,7 @@ from encoders.model import Model
 from trainers.config import TrainConfig
 from trainers.losses import Contrast, carry_on, chunked_gradients
 from trainers.negatives import CountMin, Draws, Pool, mixed_pool
+from trainers.parallel import ALONE, Part
 from trainers.samples import Placed, Windows
 from trainers.seen import seen_before
 from trainers.validation import window_outputs
@@ -44,7 +45,9 @@ class Step:
 class Objective:
     """next_weight · L_next + pair_weight · L_pair (papers, 1.3) on one catalogue, `features`, which the events' rows point into."""
 
-    def __init__(self, config: TrainConfig, model: Model, *, features: ItemFeatures, events: Placed) -> None:
+    def __init__(self, config: TrainConfig, model: Model, *, features: ItemFeatures, events: Placed, part: Part = ALONE) -> None:
+        """`part`: of each batch's questions this process asks its share, among the negatives of the whole batch."""
+        self.part = part
         self.config, self.model, self.features, self.events = config, model, features, events
         self.whole = len(features) <= config.whole_max
         self.tensors = model.item_tensors(features) if self.whole else None
@@ -55,16 +58,24 @@ class Objective:
         self.sources = np.flatnonzero((features.neighbours >= 0).any(axis=1))
 
     def backward(self, batch: Windows) -> float:
-        """Leaves the gradients of the batch's loss in the parameters and returns the loss."""
-        taken = self.events.rows[batch.targets[batch.targets >= 0]]
-        pairs = self._pairs()
+        """Leaves the gradients of the batch's loss in the parameters and returns the loss; of this part of it, where there are several."""
+        taken, pairs = self._taken(batch), self._pairs()
         step = self._step(batch, taken, pairs)
-        losses = [(self.config.next_weight, self._next(batch, taken, step))]
-        if pairs.size:
-            losses.append((self.config.pair_weight, self._pair(pairs, step)))
+        own, own_pairs = batch.take(self.part.share(np.arange(len(batch)))), pairs[:, self.part.share(np.arange(pairs.shape[1]))]
+        asked, losses = self._taken(own), list[tuple[float, Contrast]]()
+        if len(asked):
+            losses.append((self.config.next_weight * len(asked) / len(taken), self._next(own, asked, step)))
+        if own_pairs.size:
+            losses.append((self.config.pair_weight * own_pairs.size / pairs.size, self._pair(own_pairs, step)))
+        if not losses:
+            return 0.0
         carried = [chunked_gradients(contrast, chunk=self.config.chunk_rows, weight=weight) for weight, contrast in losses]
         carry_on([part for _, parts in carried for part in parts])
         return sum(value for value, _ in carried)
+
+    def _taken(self, batch: Windows) -> I64s:
+        """Catalogue rows of all that is asked for."""
+        return self.events.rows[batch.targets[batch.targets >= 0]]
 
     def state(self) -> dict[str, Any]:
         """What changes from step to step but for the sketch's counters, as JSON can hold it."""

@@ -1,6 +1,7 @@
 """One training, in a process of its own at low priority: archive in, a candidate and the gate's decision out.
 
     python -m freshet.learning.learn JOB.json
+    torchrun --nproc-per-node 2 -m freshet.learning.learn JOB.json      # a trunk on several processes, or machines
 
 Reads the archive up to an append number, the live version and the items' content; writes model, blends and a report into
 the job's folder. Everything it measures is point in time: a walk replays the past through the product's own reducers,
@@ -54,12 +55,13 @@ from trainers.heads_training import HeadConfig, Samples, head_samples, replay_ma
 from trainers.linear import fitted
 from trainers.loop import Trainer
 from trainers.metrics import discounted_gain
+from trainers.parallel import ALONE, Part, joined
 from trainers.samples import EventColumns
 
 ROWS_AT_ONCE: Final = 8192
-FIRST_GAIN_MIN: Final = -0.005
-"""With nothing live a candidate need only be shown not to be worse than the counts by more than this (of about .25): it brings what
-counts cannot, vectors for items that nobody has touched."""
+FIRST_LOSS_SHARE: Final = 0.02
+"""With nothing live a candidate need only be shown to keep all but this share of what the counts have: it brings what counts cannot,
+vectors for items that nobody has touched."""
 LINEAR_SHARE: Final = 0.05
 """Of a training's time, what solving for the linear source may take; a head's too: its weights are as old as the version."""
 EVENTS_MIN: Final = 300
@@ -128,7 +130,8 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     code = 0
     try:
-        run(job, folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job))
+        with joined() as part:
+            run(job, folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job), part)
     except Exception:  # noqa: BLE001  # the outermost: the parent reads the last line and the exit code
         traceback.print_exc()
         code = 1
@@ -136,8 +139,11 @@ def main() -> None:
     os._exit(code)  # torch's threads sometimes abort a process that winds down in order, and a whole candidate with it
 
 
-def run(job: Job, inputs: Inputs) -> Report:
-    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
+def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report | None:
+    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole.
+
+    Of several processes all train a trunk, the first alone does the rest; the others return None.
+    """
     began, out, parent = time.monotonic(), Path(job.out), inputs.parent
     cut = cut_archive(job, inputs.archive)
     past = Past(Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions))
@@ -149,11 +155,12 @@ def run(job: Job, inputs: Inputs) -> Report:
     )
     index = past.walk.view.index
     rival = Contender.stored("live", parent, features, index) if parent else Contender("live", COUNTING)
-    made = (
-        train_head(job, columns, features, rival.model, parent)
-        if job.kind == HEAD and parent and rival.model
-        else train_trunk(job, columns, features, None if job.anew else rival.model)
-    )
+    if job.kind == HEAD and parent and rival.model:
+        made = train_head(job, columns, features, rival.model, parent) if part.rank == 0 else None
+    else:
+        made = train_trunk(job, columns, features, None if job.anew else rival.model, part)
+    if made is None or part.rank:
+        return None
     linear = fitted(placed(features, columns), features.ids, seconds_max=LINEAR_SHARE * job.seconds_max)
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
     aged = _aged(job, inputs, cut)
@@ -162,7 +169,7 @@ def run(job: Job, inputs: Inputs) -> Report:
         counting.over(SOURCES[1:]),
     )  # fmt: skip
     candidate = candidate.with_linear(LinearSource(linear, index))
-    gate = GateConfig(cases_planned=cut.gate.num_rows, gain_min=0.0 if parent else FIRST_GAIN_MIN)
+    gate = GateConfig(cases_planned=cut.gate.num_rows, loss_share_max=0.0 if parent else FIRST_LOSS_SHARE)
     decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
     report = Report(
@@ -207,12 +214,12 @@ def _aged(job: Job, inputs: Inputs, cut: Cut) -> Walk:
     return walk
 
 
-def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None) -> Candidate:
+def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None, part: Part = ALONE) -> Candidate:
     """A new space, warm from the live trunk where there is one, and of its configuration."""
     model = live.config if live else ModelConfig()
     steps_min = min(job.steps_max, FIRST_STEPS_MIN) if live is None else 0
     config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max)
-    trained = Trainer(config).train(columns, features, live)
+    trained = Trainer(config, part=part).train(columns, features, live)
     return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
 
 

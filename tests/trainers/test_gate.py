@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from encoders.base import F64s
 from trainers.anytime import askers_min
 from trainers.gate import Decision, Evidence, GateConfig, decide
 
@@ -47,8 +48,20 @@ def test_a_tie_is_refused_to_the_bit_and_in_the_noise() -> None:
     assert "not shown to be better" in asked(replace(tied, candidate=tied.live)).reason
 
 
+def test_what_may_be_lost_is_a_share_of_what_is_live() -> None:
+    """A model that finds a tenth of what counts find is no better than they, however little a tenth is."""
+    allowed, random = GateConfig(cases_planned=CASES, loss_share_max=0.02), np.random.default_rng(0)
+    live: F64s = 0.3 + 0.001 * random.random(CASES)
+    case = replace(evidence(0.0), live=live, segments={})
+    kept, lost = (decide(replace(case, candidate=share * live), allowed) for share in (0.99, 0.97))
+    assert kept.promote and kept.reason.startswith(f"not worse by more than 2% of {live.mean():.4f}: gain -")
+    assert not lost.promote and lost.reason.startswith("worse: ")
+    sparse = replace(case, live=np.where(random.random(CASES) < 0.5, 0.005, 0.0), candidate=np.full(CASES, 0.0001))
+    assert not decide(sparse, allowed).promote, "a loss of .0024, which once counted as none"
+
+
 def test_a_model_that_its_own_blend_does_not_use_is_refused_though_it_is_no_worse() -> None:
-    decision = decide(replace(evidence(0.05), neural_weight=0.0), GateConfig(cases_planned=CASES, gain_min=-0.005))
+    decision = decide(replace(evidence(0.05), neural_weight=0.0), GateConfig(cases_planned=CASES, loss_share_max=0.02))
     assert not decision.promote and decision.reason == "of no use: its own blend gives its vectors the weight 0"
 
 
@@ -143,5 +156,5 @@ def test_the_same_evidence_gives_the_same_decision_and_limits_are_checked() -> N
     assert asked(evidence(0.004)) == asked(evidence(0.004))
     with pytest.raises(ValueError, match="cases_min"):
         GateConfig(cases_min=1)
-    with pytest.raises(ValueError, match="segment_loss_max"):
-        GateConfig(segment_loss_max=-0.1)
+    with pytest.raises(ValueError, match="may be lost"):
+        GateConfig(segment_loss_share_max=-0.1)
