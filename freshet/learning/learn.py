@@ -131,7 +131,11 @@ def main() -> None:
     code = 0
     try:
         with joined() as part:
-            run(job, folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job), part)
+            inputs = folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job)
+            if part.rank == 0:
+                run(job, inputs, part)
+            else:
+                train_along(job, inputs, part)
     except Exception:  # noqa: BLE001  # the outermost: the parent reads the last line and the exit code
         traceback.print_exc()
         code = 1
@@ -139,28 +143,18 @@ def main() -> None:
     os._exit(code)  # torch's threads sometimes abort a process that winds down in order, and a whole candidate with it
 
 
-def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report | None:
-    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole.
-
-    Of several processes all train a trunk, the first alone does the rest; the others return None.
-    """
+def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
+    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
     began, out, parent = time.monotonic(), Path(job.out), inputs.parent
     cut = cut_archive(job, inputs.archive)
-    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions))
-    for applied in _advanced(past.walk, cut.training):
-        past.take(applied)
-    columns = past.columns()
-    features, _ = past.walk.view.facts(neighbours_max=ModelConfig().neighbours_max).of(
-        past.walk.view.catalogue.ids, now_ms=int(columns.ts_ms.max())
-    )
+    past, columns, features = learned_from(job, inputs, cut)
     index = past.walk.view.index
     rival = Contender.stored("live", parent, features, index) if parent else Contender("live", COUNTING)
-    if job.kind == HEAD and parent and rival.model:
-        made = train_head(job, columns, features, rival.model, parent) if part.rank == 0 else None
-    else:
-        made = train_trunk(job, columns, features, None if job.anew else rival.model, part)
-    if made is None or part.rank:
-        return None
+    made = (
+        train_head(job, columns, features, rival.model, parent)
+        if job.kind == HEAD and parent and rival.model
+        else train_trunk(job, columns, features, rival.model, part)
+    )
     linear = fitted(placed(features, columns), features.ids, seconds_max=LINEAR_SHARE * job.seconds_max)
     counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
     aged = _aged(job, inputs, cut)
@@ -182,6 +176,26 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report | None:
     (out / LINEAR_FILE).write_bytes(linear.to_bytes())
     (out / REPORT_FILE).write_bytes(msgspec.json.encode(report))
     return report
+
+
+def train_along(job: Job, inputs: Inputs, part: Part) -> None:
+    """What a process other than the first does: train the same trunk. Heads, blends and the gate are the first one's."""
+    parent = inputs.parent
+    if job.kind == HEAD and parent:
+        return
+    _, columns, features = learned_from(job, inputs, cut_archive(job, inputs.archive))
+    train_trunk(job, columns, features, Model.from_bytes(parent[MODEL_FILE]) if parent else None, part)
+
+
+def learned_from(job: Job, inputs: Inputs, cut: Cut) -> tuple[Past, EventColumns, ItemFeatures]:
+    """The walk up to the gate's window, what it passed, and the items' features as they were then."""
+    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions))
+    for applied in _advanced(past.walk, cut.training):
+        past.take(applied)
+    columns, view = past.columns(), past.walk.view
+    facts = view.facts(neighbours_max=ModelConfig().neighbours_max)
+    features, _ = facts.of(view.catalogue.ids, now_ms=int(columns.ts_ms.max()))
+    return past, columns, features
 
 
 def cut_archive(job: Job, whole: pa.Table) -> Cut:
@@ -215,7 +229,8 @@ def _aged(job: Job, inputs: Inputs, cut: Cut) -> Walk:
 
 
 def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None, part: Part = ALONE) -> Candidate:
-    """A new space, warm from the live trunk where there is one, and of its configuration."""
+    """A new space, warm from the live trunk where there is one and nothing else is asked, and of its configuration."""
+    live = None if job.anew else live
     model = live.config if live else ModelConfig()
     steps_min = min(job.steps_max, FIRST_STEPS_MIN) if live is None else 0
     config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max)
