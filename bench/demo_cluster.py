@@ -7,6 +7,7 @@ events apart. The last line is the demo's JSON, of the systems that can be asked
 """
 
 import argparse
+import os
 import resource
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from freshet.cluster import Services, store_of
 from freshet.cluster import services as cluster_services
 from freshet.commands.demo import CACHE
 from freshet.commands.producing import KafkaPlace
-from freshet.demo.loop import WARM_SHARE, in_time_order
+from freshet.demo.loop import FIRST_SECONDS_MAX, WARM_SHARE, in_time_order
 from freshet.demo.recbole import DATA_NAME, fetch_movielens
 from freshet.engine import Engine
 from freshet.readers.choose import open_events
@@ -45,6 +46,8 @@ from stream.replay import FROM_EVENTS, digest
 from stream.wire import BAD_BYTES_MAX
 
 PARTITIONS: Final = 4
+SECONDS_MAX: Final = 30.0
+"""Of each training but the first, as in the embedded demo."""
 TRAIN_EVENTS: Final = 4000
 LINGER_S: Final = 0.005
 """A user's next look-up waits for the event before: nothing is gained by company."""
@@ -72,7 +75,7 @@ def run(source: Source, name: str, folder: Path, *, events_max: int | None = Non
     with ExitStack() as held:
         kafka, redis = held.enter_context(KafkaServer(folder / "kafka")), held.enter_context(RedisServer(folder / "redis"))
         site = held.enter_context(Installation(kafka, redis, folder / "site", name="demo", partitions=PARTITIONS))
-        site.environment |= {f"{PREFIX}{key.upper()}": value for key, value in trainings(warm).items()}
+        site.environment |= trainings(warm, seconds_max=FIRST_SECONDS_MAX, threads=os.cpu_count() or 1)
         services = held.enter_context(cluster_services(site.settings))
         said(f"{name}: {len(rows):,} events; starting {WORKERS} workers and an api process ...")
         workers, api = [site.start("worker") for _ in range(WORKERS)], site.start("api")
@@ -87,6 +90,9 @@ def run(source: Source, name: str, folder: Path, *, events_max: int | None = Non
         said(f"history: {warm:,} events applied; the trainer makes the first model ...")
         trainer = site.start("trainer")
         site.wait(lambda: api.get("/v1/status").get("answers_from") is not None, [*workers, api, trainer])
+        trainer.stop()  # the first training had all cores, as nobody was served; the next ones have one
+        site.environment |= trainings(warm, seconds_max=SECONDS_MAX, threads=1)
+        trainer = site.start("trainer")
         said(f"live: {api.get('/v1/status')['answers_from']}; streaming {len(rows) - warm:,} events ...")
         streaming = time.perf_counter()
         seen = Lanes(producer, api.port, partitions=PARTITIONS).run(sent[:warm], sent[warm:], items, told=said)
@@ -100,12 +106,13 @@ def run(source: Source, name: str, folder: Path, *, events_max: int | None = Non
     return {"bench": "demo", **figures, "rss_mb": peak_rss_mb(), **versions()}
 
 
-def trainings(warm: int) -> dict[str, str]:
+def trainings(warm: int, *, seconds_max: float, threads: int) -> dict[str, str]:
     """As the embedded demo trains: back to back, each a trunk; and the archive is written often, for the trainer reads that."""
-    events = max(100, min(TRAIN_EVENTS, warm))
-    return {
-        "train_events_min": str(events), "train_interval_s": "0", "trunk_every": "1", "train_seconds_max": "30", "archive_s": "3",
+    given = {
+        "train_events_min": max(100, min(TRAIN_EVENTS, warm)), "train_interval_s": 0, "trunk_every": 1, "train_seconds_max": seconds_max,
+        "train_threads": threads, "archive_s": 3,
     }  # fmt: skip
+    return {f"{PREFIX}{key.upper()}": str(value) for key, value in given.items()}
 
 
 def fill_catalogue(source: Source, services: Services) -> list[str]:

@@ -183,7 +183,7 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
         if model is not None:
             adopt(service, model, now_ms=now_ms())
         metrics = Metrics()
-        plan = Plan(settings.trunk_every, seconds_max=settings.train_seconds_max)
+        plan = Plan(settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads)
         training = Training(service, plan, cadence=_cadence(settings))
         runner = Runner(service, training, metrics, _asking(service, settings))
         app = create_app(services_of(service, runner, metrics))

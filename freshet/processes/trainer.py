@@ -48,6 +48,7 @@ class Options:
     trunk_every: int
     seconds_max: float
     partitions: int
+    threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -162,7 +163,7 @@ class Trainer:
         self._name = f"g{self._generation}-{number + 1}"
         job = Job(
             out=str((options.folder / self._name).resolve()), kind=kind, parent=live.version if live else None, seed=self._trainings,
-            seconds_max=options.seconds_max,
+            seconds_max=options.seconds_max, threads=options.threads,
         )  # fmt: skip
         self._child = Child(job, options.environment)
         log.info("training_started kind=%s version=%s pid=%d", kind, self._name, self._child.pid)

@@ -118,7 +118,8 @@ def run_trainer(settings: Settings) -> None:
         interval_ms = int(1000 * settings.train_interval_s)
         options = Options(
             folder=settings.data / "training", cadence=Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms),
-            trunk_every=settings.trunk_every, seconds_max=settings.train_seconds_max, partitions=site.shape.partitions,
+            trunk_every=settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads,
+            partitions=site.shape.partitions,
             environment={"FRESHET_DATA": str(settings.data)},
         )  # fmt: skip
         metrics = TrainerMetrics()
