@@ -96,11 +96,14 @@ def test_a_run_killed_at_any_moment_goes_on_and_half_a_file_is_begun_anew(tmp_pa
         while not (folder / "with-dropout-0.2.run").exists():  # its first check
             assert killed.poll() is None
         killed.send_signal(signal.SIGKILL)
-    (folder / "model.run").write_bytes((folder / "with-dropout-0.2.run").read_bytes()[:-1])
+    run = folder / "with-dropout-0.2.run"
+    whole = run.read_bytes()
+    assert main([*arguments, "0.05"]) == 0
+    assert "with-dropout-0.2.run: goes on after step" in capsys.readouterr().err
+    run.write_bytes(whole[:-1])
     assert main([*arguments, "0.05"]) == 0
     printed = capsys.readouterr()
-    assert "with-dropout-0.2.run: goes on after step" in printed.err
-    assert "model.run" in printed.err and "no whole run" in printed.err and "begins anew" in printed.err
+    assert "with-dropout-0.2.run: " in printed.err and "no whole run" in printed.err and "begins anew" in printed.err
     found = json.loads(printed.out.splitlines()[-1])
     assert {"pop", "rules", "ridge", "neural", "blend"} < set(found["systems"]) and found["neural"]["steps"] >= 1
     assert list(found["blend"]["weights"])[-1] == "neural" and [path.name for path in folder.iterdir()] == ["model.bin"]
