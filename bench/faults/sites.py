@@ -39,6 +39,7 @@ from stream.shape import Shape
 APPLIED: Final = (EVENTS, EDGES)
 APPLIED_S: Final = 150.0
 STOP_S: Final = 20.0
+WORDS: Final = 6000
 TOPIC: Final = {
     "message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**62), "max.message.bytes": str(2 << 20),
     "retention.ms": "-1",  # records say that they are years old, and this broker looks for old ones twice a second
@@ -189,7 +190,10 @@ class Site:
             except (KafkaUnreachable, *REDIS_ERRORS):
                 return False
 
-        wait_until(answered, seconds=seconds, alive=alive)
+        try:
+            wait_until(answered, seconds=seconds, alive=alive)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}{self._standing_at()}") from error
 
     def begun(self) -> bool:
         """Whether something is applied."""
@@ -231,8 +235,17 @@ class Site:
         """From now on no file of the process may grow beyond this: to it the disk is full."""
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
 
+    def _standing_at(self) -> str:
+        """The last words of those still there, which end with what each of their threads was at; they end with that."""
+        left = [worker for worker in self.workers if worker.poll() is None]
+        for worker in left:
+            worker.send_signal(signal.SIGCONT)
+            worker.send_signal(signal.SIGABRT)
+            worker.wait()
+        return "" if self.ground.folder is None else "".join(f"; process {one.args}: {self.said(one)[-WORDS:]}" for one in left)
+
     def _spawn(self, command: Sequence[str], environment: dict[str, str]) -> Process:
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         if self.ground.folder is None:
             worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
         else:
