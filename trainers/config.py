@@ -32,9 +32,15 @@ class TrainConfig:
     check_every: int = 50
     patience: int = 6  # checks without a better one
     next_weight: float = 1.0
+    future_weight: float = 0.0  # also ask every slot for an action of the time behind its window
+    future_ms: int = 28 * 86_400_000
     pair_weight: float = 0.0
-    pairs: int = 256
+    feature_weight: float = 0.0
+    pairs: int = 256  # pairs, and features, asked in a step
+    prefixes: tuple[int, ...] = ()  # widths that must rank by themselves
+    prefix_weight: float = 0.05
     correction: str = "same_q"
+    in_batch: bool = True  # whether what the others of the batch took are negatives
     whole_max: int = 4096  # up to so many items, all are embedded and compared with at every step
     uniform: int = 512
     sketch_tau: float = 10_000.0  # draws
@@ -44,11 +50,18 @@ class TrainConfig:
     own_graph: bool = True  # neighbours and degree from the training events instead of the live ones
 
     def __post_init__(self) -> None:
-        if self.correction not in ("same_q", "none"):
-            raise ValueError(f"correction must be same_q or none, not {self.correction!r}")
+        if self.correction not in ("same_q", "none", "off"):
+            raise ValueError(f"correction must be same_q, none (not of what was taken) or off (of nothing), not {self.correction!r}")
+        weights = (self.next_weight, self.future_weight, self.pair_weight, self.feature_weight, self.prefix_weight)
+        if min(weights) < 0 or self.future_ms < 1:
+            raise ValueError(f"weights and future_ms must not be negative: {weights}, {self.future_ms}")
+        if not all(0 < width < self.model.dim for width in self.prefixes):
+            raise ValueError(f"prefixes must lie between 0 and dim = {self.model.dim}, not {self.prefixes}")
+        if self.uniform < 0 or not (self.uniform or self.in_batch):
+            raise ValueError(f"uniform must be at least 0, and at least 1 without in_batch, not {self.uniform}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
-        if min(self.steps_max, self.batch_windows, self.check_every, self.patience, self.chunk_rows, self.uniform) < 1:
+        if min(self.steps_max, self.batch_windows, self.check_every, self.patience, self.chunk_rows, self.pairs) < 1:
             raise ValueError(f"steps, sizes and patience must be at least 1: {self}")
         if not 0 <= self.steps_min <= self.steps_max:
             raise ValueError(f"steps_min must lie between 0 and steps_max = {self.steps_max}, not at {self.steps_min}")

@@ -7,7 +7,7 @@ Heads are `trainers/heads_training.py`; whether a candidate goes live is `traine
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,7 +130,7 @@ class _Run:
     def __init__(self, model: Model, objective: Objective, config: TrainConfig) -> None:
         # The live model (or chance) is the one to beat: a run that makes it worse returns it.
         self.model, self.objective, self.config, self.best = model, objective, config, weights_of(model)
-        self.optimiser = optimiser_of(model, config)
+        self.optimiser = optimiser_of(model, config, beside=objective.parameters())
         self.metrics: dict[str, float] = {}
         self.step = self.best_step = self.waited = 0
         self.seconds, self.latest = 0.0, math.nan
@@ -147,7 +147,8 @@ class _Run:
             group["lr"] = rate
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        part, moved = self.objective.part, [*trunk_parameters(self.model), self.model.head.log_temperature]
+        part, beside = self.objective.part, self.objective.parameters()
+        moved = [*trunk_parameters(self.model), self.model.head.log_temperature, *beside]
         loss = part.summed(self.objective.backward(batch))
         part.sum_gradients(moved)
         torch.nn.utils.clip_grad_norm_(trunk_parameters(self.model), self.config.clip_norm)
@@ -170,6 +171,7 @@ class _Run:
         tensors = {
             "weights": weights_of(self.model), "best": self.best, "random": {"torch": torch.get_rng_state()},
             "sketch": {"counts": torch.from_numpy(self.objective.sketch.counts.copy())},
+            "beside": {str(n): one.detach().clone() for n, one in enumerate(self.objective.parameters())},
         }  # fmt: skip
         return Saved(key, plain, tensors, self.optimiser.state_dict())
 
@@ -182,6 +184,9 @@ class _Run:
         self.optimiser.load_state_dict(saved.optimiser)
         self._batches.go_on(plain["batches"])
         self.objective.go_on(plain["objective"], saved.tensors["sketch"]["counts"].numpy())
+        with torch.no_grad():
+            for n, one in enumerate(self.objective.parameters()):
+                one.copy_(saved.tensors["beside"][str(n)])
         torch.set_rng_state(saved.tensors["random"]["torch"])
 
 
@@ -215,10 +220,10 @@ def trunk_parameters(model: Model) -> list[torch.nn.Parameter]:
     return [*model.tower.parameters(), *model.user.parameters()]
 
 
-def optimiser_of(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trunk, and over the temperature without decay."""
+def optimiser_of(model: Model, config: TrainConfig, *, beside: Sequence[torch.nn.Parameter] = ()) -> torch.optim.AdamW:
+    """AdamW over the trunk and what is learned `beside` it, and over the temperature without decay."""
     groups = [
-        {"params": trunk_parameters(model), "weight_decay": config.weight_decay},
+        {"params": [*trunk_parameters(model), *beside], "weight_decay": config.weight_decay},
         {"params": [model.head.log_temperature], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

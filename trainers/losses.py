@@ -4,7 +4,8 @@ loss = sampled_softmax(positive, negative, log_q=pool.log_q, hits=hits)
 value, parts = chunked_gradients(contrast, chunk=512); carry_on(parts)      # same gradients, a chunk of logits alive at a time
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,6 +70,20 @@ class Contrast:
     def mean(self) -> Float[Tensor, ""]:
         """The mean over all rows at once: all R x K logits stay alive until backward."""
         return self.rows(0, len(self.queries)).mean()
+
+
+def nested(contrast: Contrast, weight: float, widths: Sequence[int], width_weight: float) -> list[tuple[float, Contrast]]:
+    """The contrast by its weight, and the same asked of each prefix, renormalised, at `width_weight` of it.
+
+    So that a prefix ranks by itself (Matryoshka). Source: OmniSearchSage, papers 2.2; wider ones than the vector are the caller's mistake.
+    """
+    found = [(weight, contrast)]
+    for width in widths:
+        queries, positives, pool = (
+            functional.normalize(part[:, :width], dim=-1) for part in (contrast.queries, contrast.positives, contrast.pool)
+        )
+        found.append((width_weight * weight, replace(contrast, queries=queries, positives=positives, pool=pool)))
+    return found
 
 
 def chunked_gradients(contrast: Contrast, *, chunk: int, weight: float = 1.0) -> tuple[float, list[tuple[Tensor, Tensor]]]:

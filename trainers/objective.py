@@ -1,4 +1,5 @@
-"""One training step's objective: embed what the batch needs once, ask every window for its next items and items for their neighbours.
+"""One training step's objective: embed what the batch needs once; ask windows for their next and later items, items for their neighbours,
+features for whose they are.
 
 loss = Objective(config, model, features=features, events=events).backward(batch)      # gradients are in the parameters
 """
@@ -14,10 +15,11 @@ from torch.nn import functional
 from encoders.base import F64s, I64s, ItemFeatures
 from encoders.model import Model
 from trainers.config import TrainConfig
-from trainers.losses import Contrast, carry_on, chunked_gradients
+from trainers.features import FeatureQueries, feature_questions
+from trainers.losses import Contrast, carry_on, chunked_gradients, nested
 from trainers.negatives import CountMin, Draws, Pool, mixed_pool
 from trainers.parallel import ALONE, Part
-from trainers.samples import Placed, Windows
+from trainers.samples import Placed, Windows, later
 from trainers.seen import seen_before
 from trainers.validation import window_outputs
 
@@ -42,8 +44,24 @@ class Step:
         return columns
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a step asks beside each window's next items.
+
+    futures (W, L): a later action for each slot, as a position in the events, -1 = none; pairs (2, P): items and a neighbour of each;
+    described (2, F): whose feature is shown, and the item it is to find.
+    """
+
+    futures: I64s
+    pairs: I64s
+    described: I64s
+
+
 class Objective:
-    """next_weight · L_next + pair_weight · L_pair (papers, 1.3) on one catalogue, `features`, which the events' rows point into."""
+    """λ_s (L_next + L_fut) + λ_p L_pair + λ_f L_feat (papers, 1.3) on one catalogue, `features`, which the events' rows point into.
+
+    Each is asked of the whole vector and, if the configuration says so, of its prefixes.
+    """
 
     def __init__(self, config: TrainConfig, model: Model, *, features: ItemFeatures, events: Placed, part: Part = ALONE) -> None:
         """`part`: of each batch's questions this process asks its share, among the negatives of the whole batch."""
@@ -56,22 +74,78 @@ class Objective:
         self.drawn = 0
         self.met = np.unique(events.rows)
         self.sources = np.flatnonzero((features.neighbours >= 0).any(axis=1))
+        self.queries = FeatureQueries.new(model.config, features, seed=config.seed) if config.feature_weight else None
 
     def backward(self, batch: Windows) -> float:
         """Leaves the gradients of the batch's loss in the parameters and returns the loss; of this part of it, where there are several."""
-        taken, pairs = self._taken(batch), self._pairs()
-        step = self._step(batch, taken, pairs)
-        own, own_pairs = batch.take(self.part.share(np.arange(len(batch)))), pairs[:, self.part.share(np.arange(pairs.shape[1]))]
-        asked, losses = self._taken(own), list[tuple[float, Contrast]]()
-        if len(asked):
-            losses.append((self.config.next_weight * len(asked) / len(taken), self._next(own, asked, step)))
-        if own_pairs.size:
-            losses.append((self.config.pair_weight * own_pairs.size / pairs.size, self._pair(own_pairs, step)))
+        taken, asked = self._taken(batch), self._asked(batch)
+        step = self._step(batch, taken, asked)
+        losses = [*self._of_windows(batch, asked.futures, step), *self._of_items(asked, step)]
         if not losses:
             return 0.0
-        carried = [chunked_gradients(contrast, chunk=self.config.chunk_rows, weight=weight) for weight, contrast in losses]
+        widths, width_weight = self.config.prefixes, self.config.prefix_weight
+        parts = [part for weight, contrast in losses for part in nested(contrast, weight, widths, width_weight)]
+        carried = [chunked_gradients(contrast, chunk=self.config.chunk_rows, weight=weight) for weight, contrast in parts]
         carry_on([part for _, parts in carried for part in parts])
         return sum(value for value, _ in carried)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is learned for the objective's sake and is no part of the model."""
+        return [] if self.queries is None else list(self.queries.parameters())
+
+    def _asked(self, batch: Windows) -> Asked:
+        """The same draws in every process that trains along."""
+        config, nothing = self.config, np.empty((2, 0), dtype=np.int64)
+        pairs = self._pairs() if config.pair_weight and len(self.sources) else nothing
+        described = nothing
+        if self.queries is not None:
+            described = feature_questions(self.met, self.features, count=config.pairs, generator=self.random)
+        futures = np.full(batch.targets.shape, -1, dtype=np.int64)
+        if config.future_weight:
+            futures = later(batch, self.events.columns, span_ms=config.future_ms, generator=self.random)
+        return Asked(futures, pairs, described)
+
+    def _of_windows(self, batch: Windows, futures: I64s, step: Step) -> list[tuple[float, Contrast]]:
+        """Losses of this process' windows, by their share of the questions of all."""
+        mine = self.part.share(np.arange(len(batch)))
+        own, own_futures = batch.take(mine), futures[mine]
+        slots = (own.targets >= 0) | (own_futures >= 0)
+        if not slots.any():
+            return []
+        moved = Placed(self.events.columns, step.place[self.events.rows])
+        outputs = window_outputs(self.model, step.vectors, moved, cut=own)[torch.from_numpy(slots)]
+        users, losses = functional.normalize(outputs, dim=-1), list[tuple[float, Contrast]]()
+        seen = self._seen(own, step)
+        for weight, positions, of_all in (
+            (self.config.next_weight, own.targets, batch.targets),
+            (self.config.future_weight, own_futures, futures),
+        ):
+            wanted = positions >= 0
+            if weight and wanted.any():
+                taken, among = self.events.rows[positions[wanted]], torch.from_numpy(wanted[slots])
+                hidden = self._hidden(taken[None], step)
+                if seen is not None:
+                    hidden |= seen[torch.from_numpy(wanted)]
+                share = weight * len(taken) / int((of_all >= 0).sum())
+                losses.append((share, self._contrast(users if bool(among.all()) else users[among], taken, step, hidden=hidden)))
+        return losses
+
+    def _of_items(self, asked: Asked, step: Step) -> list[tuple[float, Contrast]]:
+        """Losses of this process' pairs and features, by their share of all."""
+        losses = list[tuple[float, Contrast]]()
+        pairs = asked.pairs[:, self.part.share(np.arange(asked.pairs.shape[1]))]
+        if pairs.size:
+            contrast = self._contrast(step.of(pairs[0]), pairs[1], step, hidden=self._hidden(pairs, step))
+            losses.append((self.config.pair_weight * pairs.size / asked.pairs.size, contrast))
+        described = asked.described[:, self.part.share(np.arange(asked.described.shape[1]))]
+        if self.queries is None or not described.size:
+            return losses
+        never = np.concatenate([described, self.features.neighbours[described[1]].T])  # who else is near is no wrong answer
+        hidden = self._hidden(never, step)
+        for chosen, queries in self.queries(self.model, described[0]):
+            among = self._contrast(queries, described[1][chosen], step, hidden=hidden[torch.from_numpy(chosen)])
+            losses.append((self.config.feature_weight * len(chosen) / asked.described.shape[1], among))
+        return losses
 
     def _taken(self, batch: Windows) -> I64s:
         """Catalogue rows of all that is asked for."""
@@ -87,26 +161,27 @@ class Objective:
         self.random.bit_generator.state, self.drawn = state["random"], state["drawn"]
         self.sketch.counts, self.sketch.total, self.sketch.landmark = counts, state["total"], state["landmark"]
 
-    def _step(self, batch: Windows, taken: I64s, pairs: I64s) -> Step:
+    def _step(self, batch: Windows, taken: I64s, asked: Asked) -> Step:
         """Every item the step touches is embedded once, with gradients: the whole catalogue where that is small."""
-        draws = Draws(self.features.ids, self.sketch, len(taken), self.config.uniform)
+        drawn = taken if self.config.in_batch else taken[:0]
+        draws = Draws(self.features.ids, self.sketch, len(drawn), self.config.uniform)
         if self.tensors is not None:
             pool = Pool(self.met, np.zeros(len(self.met), dtype=np.float32))  # that nobody met an item says nothing against it
             return Step(self.model.tower(self.tensors), np.arange(len(self.features)), pool, draws)
         self.drawn += len(taken)
         self.sketch.see(self.features.ids[taken], self.drawn)
-        pool = mixed_pool(taken, draws, self.random)
-        heard = self.events.rows[batch.inputs[batch.inputs >= 0]]
-        needed = np.unique(np.concatenate([heard, pool.rows, pairs.ravel()]))  # what was taken is in the pool
+        pool = mixed_pool(drawn, draws, self.random)
+        if self.config.correction == "off":
+            pool = Pool(pool.rows, np.zeros_like(pool.log_q))
+        heard, futures = (self.events.rows[positions[positions >= 0]] for positions in (batch.inputs, asked.futures))
+        needed = np.unique(np.concatenate([heard, taken, futures, pool.rows, asked.pairs.ravel(), asked.described[1]]))
         place = np.zeros(len(self.features), dtype=np.int64)
         place[needed] = np.arange(len(needed))
         tensors = self.model.item_tensors(self.features.around(needed))
         return Step(self.model.tower(tensors, len(needed)), place, pool, draws)
 
     def _pairs(self) -> I64s:
-        """(2, P): items and one neighbour of each, by its share of the weight; P = 0 without weight on pairs or without neighbours."""
-        if not self.config.pair_weight or not len(self.sources):
-            return np.empty((2, 0), dtype=np.int64)
+        """(2, P): items and one neighbour of each, by its share of the weight."""
         chosen = self.random.choice(self.sources, size=self.config.pairs)
         around = self.features.neighbours[chosen]
         weights = np.where(around >= 0, self.features.weights[chosen], 0.0).cumsum(axis=1)
@@ -114,22 +189,17 @@ class Objective:
         others = around[np.arange(len(chosen)), slots.clip(max=around.shape[1] - 1)]
         return np.stack([chosen, others])[:, others >= 0]
 
-    def _next(self, batch: Windows, taken: I64s, step: Step) -> Contrast:
-        asked = torch.from_numpy(batch.targets >= 0)
-        moved = Placed(self.events.columns, step.place[self.events.rows])
-        outputs = window_outputs(self.model, step.vectors, moved, cut=batch)
-        hidden = self._hidden(taken[None], step)
-        if self.config.exclude_seen:
-            hidden |= seen_before(batch, self.events.rows, column_of=step.column_of(), width=len(step.pool.rows))[asked]
-        return self._contrast(functional.normalize(outputs[asked], dim=-1), taken, step, hidden=hidden)
-
-    def _pair(self, pairs: I64s, step: Step) -> Contrast:
-        return self._contrast(step.of(pairs[0]), pairs[1], step, hidden=self._hidden(pairs, step))
+    def _seen(self, batch: Windows, step: Step) -> Tensor | None:
+        """(W, L, K): what each slot's user has had; None where that is a candidate all the same."""
+        if not self.config.exclude_seen:
+            return None
+        return seen_before(batch, self.events.rows, column_of=step.column_of(), width=len(step.pool.rows))
 
     def _hidden(self, never: I64s, step: Step) -> Tensor:
-        """(R, K): question r is not compared with `never[:, r]`, its own answer (which stands apart) and an item itself."""
+        """(R, K): question r is not compared with `never[:, r]`, its own answer (which stands apart) and an item itself; -1 = nobody."""
         hidden = np.zeros((never.shape[1], len(step.pool.rows) + 1), dtype=bool)  # the last column takes what is not in the pool
-        np.put_along_axis(hidden, step.column_of()[never].T, True, axis=1)
+        columns = np.where(never >= 0, step.column_of()[never], -1)
+        np.put_along_axis(hidden, columns.T, True, axis=1)
         return torch.from_numpy(hidden[:, :-1].copy())
 
     def _contrast(self, queries: Tensor, taken: I64s, step: Step, *, hidden: Tensor) -> Contrast:

@@ -134,6 +134,28 @@ def windows(
     return found.take(np.flatnonzero((targets >= 0).any(axis=1)))
 
 
+def later(cut: Windows, columns: EventColumns, *, span_ms: int, generator: np.random.Generator) -> I64s:
+    """(W, L) for each slot one of the user's actions within `span_ms` behind the window's last input, uniform, as a position; -1 = none.
+
+    The times between are open at the window's end: what its last slot is asked for next is one of them. Padded slots have none.
+    Source: OmniSage, papers 1.3, L_fut.
+    """
+    found = np.full(cut.targets.shape, -1, dtype=np.int64)
+    place = np.empty(len(cut.order), dtype=np.int64)
+    place[cut.order] = np.arange(len(cut.order))
+    users, times = columns.users[cut.order], columns.ts_ms[cut.order]
+    for window, last in enumerate(cut.inputs[:, -1].tolist()):
+        if last < 0:
+            continue
+        begin = int(place[last]) + 1
+        end = begin + int(np.searchsorted(users[begin:], users[begin - 1], side="right"))
+        end = begin + int(np.searchsorted(times[begin:end], times[begin - 1] + span_ms, side="left"))
+        used = np.flatnonzero(cut.inputs[window] >= 0)
+        if end > begin:
+            found[window, used] = cut.order[generator.integers(begin, end, size=len(used))]
+    return found
+
+
 def _cuts(begin: int, end: int, length: int, step: int) -> list[tuple[int, int, int]]:
     """A window of `length` targets, then windows of `step`."""
     cuts, first = [], begin

@@ -98,8 +98,9 @@ def test_a_warm_start_carries_known_rows_over_and_leaves_the_live_model_alone(ri
 
 def test_one_step_gives_every_trunk_parameter_a_gradient_and_the_head_none(rings: Callable[..., Any], quick: TrainConfig) -> None:
     world = rings(users=20, length=12)
-    for change in ({}, {"whole_max": 10, "pair_weight": 0.5}):
-        config = replace(quick, **change)  # type: ignore[arg-type]  # mixed on purpose
+    every_task = {"pair_weight": 0.5, "feature_weight": 0.5, "future_weight": 0.5, "prefixes": (4, 8)}
+    for change in ({}, {"whole_max": 10, "pair_weight": 0.5}, every_task, {"whole_max": 10, "in_batch": False, **every_task}):
+        config = replace(quick, **change)
         model = Model.new(config.model, world.features.ids, seed=0).train()
         surroundings = surrounded(world.features, world.columns)
         objective = Objective(config, model, features=surroundings, events=world.events)
@@ -107,6 +108,8 @@ def test_one_step_gives_every_trunk_parameter_a_gradient_and_the_head_none(rings
         assert np.isfinite(loss)
         without = {name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()}
         assert {name for name in without if not name.startswith("head.residual")} == set()
+        assert all(parameter.grad is not None and parameter.grad.abs().sum() for parameter in objective.parameters())
+        assert bool(objective.parameters()) == ("feature_weight" in change)
 
 
 def test_too_few_events_are_refused_and_unknown_items_passed_over(rings: Callable[..., Any], quick: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainers.losses import Contrast, carry_on, chunked_gradients, sampled_softmax
+from trainers.losses import Contrast, carry_on, chunked_gradients, nested, sampled_softmax
 
 
 def scores(rows: int, others: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -103,3 +103,17 @@ def test_chunked_gradients_equal_the_whole_ones(chunk: int) -> None:
     assert sum(value for value, _ in carried) == pytest.approx(float(whole.detach()), abs=1e-12)
     for leaf, gradient in zip([*leaves, encode], expected, strict=True):
         assert leaf.grad is not None and (leaf.grad - gradient).abs().max() < 1e-12
+
+
+def test_nested_prefixes_are_asked_by_themselves_and_renormalised() -> None:
+    unit = [torch.nn.functional.normalize(scores(rows, 4, rows)[1], dim=1) for rows in (5, 6, 7)]
+    queries, positives, pool = unit[0], unit[1][:5], unit[2]
+    contrast = Contrast(queries, positives, pool, torch.tensor(3.0), log_q=zeros(7), hidden=torch.zeros(5, 7, dtype=torch.bool))
+    whole, *parts = nested(contrast, 0.5, (2, 3), 0.1)
+    assert whole == (0.5, contrast) and [weight for weight, _ in parts] == [0.05, 0.05]
+    for (_, part), width in zip(parts, (2, 3), strict=True):
+        for name in ("queries", "positives", "pool"):
+            cut = getattr(contrast, name)[:, :width]
+            assert torch.allclose(getattr(part, name), cut / cut.norm(dim=1, keepdim=True))
+        assert part.log_q is contrast.log_q and part.hidden is contrast.hidden and part.temperature is contrast.temperature
+    assert nested(contrast, 0.5, (), 0.1) == [(0.5, contrast)]

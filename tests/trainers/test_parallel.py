@@ -34,8 +34,13 @@ def in_processes(count: int, out: Path, changes: dict[str, Any]) -> list[dict[st
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"whole_max": 10, "pair_weight": 0.5}, {"batch_windows": 1}],
-    ids=["whole catalogue", "sampled, with pairs", "one window: one process has nothing to ask"],
+    [
+        {},
+        {"whole_max": 10, "pair_weight": 0.5},
+        {"whole_max": 10, "pair_weight": 0.5, "feature_weight": 0.5, "future_weight": 0.5, "prefixes": (4, 8)},
+        {"batch_windows": 1},
+    ],
+    ids=["whole catalogue", "sampled, with pairs", "every task, prefixes too", "one window: one process has nothing to ask"],
 )
 def test_data_parallel_training_equals_that_of_one_process(changes: dict[str, Any], tmp_path: Path) -> None:
     alone = found(changes, ALONE)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.samples import EventColumns, by_user, gaps_to_next, windows
+from trainers.samples import EventColumns, by_user, gaps_to_next, later, windows
 
 EVENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=60)
 
@@ -121,3 +121,34 @@ def test_trimming_takes_off_what_nobody_uses(events: list[tuple[int, int, int]],
     assert kept == cut.lengths().max() and (short.inputs == cut.inputs[:, -kept:]).all() and (short.targets == cut.targets[:, -kept:]).all()
     assert (cut.inputs[:, :-kept] == -1).all() and (cut.targets[:, :-kept] == -1).all()
     assert ((short.inputs[:, 0] >= 0) | (short.targets[:, 0] >= 0)).any()
+
+
+@given(EVENTS, st.integers(1, 7), st.integers(1, 8), st.booleans())
+def test_a_later_action_is_the_same_users_behind_the_windows_end_and_within_the_span(
+    events: list[tuple[int, int, int]], length: int, span: int, mixed: bool
+) -> None:
+    columns = columns_of(events)
+    cut = windows(columns, length, generator=np.random.default_rng(0) if mixed else None, phases=np.random.default_rng(1))
+    found = later(cut, columns, span_ms=span, generator=np.random.default_rng(2))
+    place = np.argsort(cut.order)
+    for window, last in enumerate(cut.inputs[:, -1].tolist()):
+        used = cut.inputs[window] >= 0
+        wanted = [
+            at
+            for at in range(len(events))
+            if last >= 0
+            and columns.users[at] == columns.users[last]
+            and place[at] > place[last]
+            and columns.ts_ms[at] < columns.ts_ms[last] + span
+        ]
+        assert (found[window][~used] == -1).all(), "padding asks for nothing"
+        assert set(found[window][used].tolist()) <= (set(wanted) or {-1})
+
+
+def test_each_later_action_is_as_likely() -> None:
+    columns = columns_of([(1, item, item) for item in range(1, 9)])
+    cut = windows(columns, 4)
+    first = cut.take(np.flatnonzero(cut.inputs[:, -1] == 2))
+    drawn = np.concatenate([later(first, columns, span_ms=4, generator=np.random.default_rng(seed))[0] for seed in range(500)])
+    counts = np.bincount(drawn[drawn >= 0], minlength=8)
+    assert counts[:3].sum() == 0 and counts[6:].sum() == 0 and (counts[3:6] > 400).all(), "1,500 draws among three"
