@@ -242,7 +242,7 @@ class Site:
             worker.send_signal(signal.SIGCONT)
             worker.send_signal(signal.SIGABRT)
             worker.wait()
-        return "" if self.ground.folder is None else "".join(f"; process {one.args}: {self.said(one)[-WORDS:]}" for one in left)
+        return "" if self.ground.folder is None else "".join(f"; process {one.args!r}: {self.said(one)[-WORDS:]}" for one in left)
 
     def _spawn(self, command: Sequence[str], environment: dict[str, str]) -> Process:
         environment |= {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
