@@ -121,10 +121,10 @@ class Loop:
         self.contest.frozen = service.pinned = service.current
 
     def _wait_for(self, training: Training, events: int) -> None:
-        """Serve nobody until the training has ended."""
+        """Serve nobody and apply nothing until the training has ended: what is published meanwhile is asked about first."""
         begin, what = time.perf_counter(), f"after {events:,} events" if events else "the first model"
         while training.busy:
-            self.service.step(now_ms=now_ms())
+            self.service.refresh(now_ms=now_ms())
             self._tell(training.poll(now_ms=now_ms(), events=events), events)
             self.told.line(f"training {what}: {time.perf_counter() - begin:.0f} s")
             training.wait(WAIT_S)

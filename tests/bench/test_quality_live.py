@@ -52,3 +52,15 @@ def test_the_loop_is_asked_what_the_protocol_asks_and_is_the_blend(ratings: Path
 def test_the_variants_train_heads_alone_or_begin_anew() -> None:
     assert [one.names["model"] for one in PASSES] == [BLEND, HEADS_ONLY, RETRAINED]
     assert PASSES[1] == Pass({"model": HEADS_ONLY}, trunk_every=HEADS) and PASSES[2].anew and not PASSES[0].anew
+
+
+def test_while_the_stream_waits_for_a_training_nothing_is_applied_unasked(
+    ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FIRST_SECONDS_MAX", 1.0)
+    monkeypatch.setattr(live, "EVENTS_MIN", 500)
+    monkeypatch.setattr(live, "SECONDS_MIN", 1.0)
+    found = passes(ratings, seconds=1.0, say=lambda line: None, chosen=PASSES[1:2])
+    told = found.told[HEADS_ONLY]
+    assert isinstance(told["refused"], int) and isinstance(told["promoted"], list)
+    assert told["refused"] + len(told["promoted"]) >= 2, "the warm-up's training, and one in the stream"
