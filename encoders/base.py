@@ -21,6 +21,8 @@ F32s: TypeAlias = NDArray[np.float32]
 F64s: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 
+ITEM: Final = 0
+COLLECTION: Final = 1
 GAP_MS_MAX: Final = 30 * 86_400_000
 GAP_STEP_MS: Final = 60_000
 """Of the time between two actions the user encoder hears log(1 + minutes), up to 30 days."""
@@ -50,10 +52,11 @@ class Ragged:
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """What is known of I items. A neighbour is a row *of the same features* (-1: none), so that it brings its own id and text.
+    """What is known of I nodes. A neighbour is a row *of the same features* (-1: none), so that it brings its own id and text.
 
-    ids (I,); text I lists of hashed-row ids; degree (I,) events or edges, >= 0; neighbours (I, N) rows, heaviest first; weights (I, N)
-    >= 0, any scale; image (I, image_dim) or None, a row of zeros where an item has none.
+    ids (I,); text I lists of hashed-row ids; degree (I,) events or edges, >= 0; neighbours (I, N) rows, nearest first; weights (I, N)
+    >= 0, any scale; image (I, image_dim) or None, a row of zeros where a node has none; kinds (I,) ITEM or COLLECTION, None: all items;
+    widths: how many columns of neighbours each relation has, in the order of `config.RELATIONS`, (): all are of the first.
     """
 
     ids: U64s
@@ -62,6 +65,8 @@ class ItemFeatures:
     neighbours: I64s
     weights: F32s
     image: F32s | None = None
+    kinds: U8s | None = None
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         items = len(self.ids)
@@ -71,6 +76,22 @@ class ItemFeatures:
         assert self.neighbours.shape == self.weights.shape, f"neighbours {self.neighbours.shape}, weights {self.weights.shape}"
         assert not self.neighbours.size or self.neighbours.max() < items, "a neighbour must be a row of these features"
         assert self.image is None or len(self.image) == items, f"{items} ids, image rows {len(self.image or ())}"
+        assert self.kinds is None or len(self.kinds) == items, f"{items} ids, kinds {len(self.kinds or ())}"
+        assert not self.widths or sum(self.widths) == self.neighbours.shape[1], f"{self.neighbours.shape[1]} columns are not {self.widths}"
+
+    @property
+    def items(self) -> int:
+        """How many are items; they stand first."""
+        if self.kinds is None:
+            return len(self)
+        assert (np.diff(self.kinds.astype(np.int64)) >= 0).all(), "items stand before other nodes"
+        return int((self.kinds == ITEM).sum())
+
+    def by_relation(self, relation: int) -> slice:
+        """The columns of its neighbours."""
+        widths = self.widths or (self.neighbours.shape[1],)
+        begin = sum(widths[:relation])
+        return slice(begin, begin + (widths[relation] if relation < len(widths) else 0))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,6 +111,8 @@ class ItemFeatures:
             neighbours=np.pad(place[around], empty, constant_values=-1),
             weights=np.pad(self.weights[rows], empty),
             image=None if self.image is None else self.image[kept],
+            kinds=None if self.kinds is None else self.kinds[kept],
+            widths=self.widths,
         )
 
 

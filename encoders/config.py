@@ -8,6 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 TEMPERATURE_MAX: Final = 100.0
+NEAR, SIBLINGS, COLLECTIONS, SHOWN = range(4)
+RELATIONS: Final = ("near", "siblings", "collections", "shown")
+"""How a neighbour came to be one: engaged with about then; in the same collection; the collection itself; shown next to it."""
+AGGREGATORS: Final = ("transformer", "attention", "mean")
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,11 @@ class ModelConfig:
     user_layers: int = 2
     user_heads: int = 2
     history_len: int = 64
-    neighbours_max: int = 10
+    neighbours_max: int = 10  # near ones
+    siblings_max: int = 0
+    collections_max: int = 0
+    shown_max: int = 0
+    aggregator: str = "transformer"
     image_dim: int = 0
     head_hidden: int = 32
     temperature: float = 10.0  # at the start; learned afterwards
@@ -32,8 +40,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         counts = (self.dim, self.item_heads, self.user_layers, self.user_heads, self.history_len, self.neighbours_max, self.head_hidden)
-        if min(counts) < 1 or self.image_dim < 0:
-            raise ValueError(f"sizes must be at least 1 (image_dim 0): {self}")
+        if min(counts) < 1 or min(self.image_dim, self.siblings_max, self.collections_max, self.shown_max) < 0:
+            raise ValueError(f"sizes must be at least 1 (image_dim and other neighbours 0): {self}")
+        if self.aggregator not in AGGREGATORS:
+            raise ValueError(f"aggregator must be one of {', '.join(AGGREGATORS)}, not {self.aggregator!r}")
         for heads in (self.item_heads, self.user_heads):
             if self.dim % heads:
                 raise ValueError(f"dim must be a multiple of the heads: {self.dim} of {heads}")
@@ -42,6 +52,11 @@ class ModelConfig:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if not 0 < self.temperature <= TEMPERATURE_MAX:
             raise ValueError(f"temperature must be in (0, {TEMPERATURE_MAX}], not {self.temperature}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Places for neighbours of each relation."""
+        return (self.neighbours_max, self.siblings_max, self.collections_max, self.shown_max)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "ModelConfig":

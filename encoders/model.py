@@ -29,7 +29,7 @@ from encoders.transformer import CausalTransformer
 from encoders.unified import ItemTensors, UnifiedEncoder
 
 MAGIC: Final = b"freshet\n"
-FORMAT: Final = 1
+FORMAT: Final = 2
 EMBED_ROWS_MAX: Final = 4096
 
 
@@ -72,14 +72,14 @@ class Model(nn.Module):
 
     def item_tensors(self, features: ItemFeatures) -> ItemTensors:
         """What the tower's forward takes."""
-        return ItemTensors.of(features, self.id_rows(features.ids))
+        return ItemTensors.of(features, self.id_rows(features.ids), self.config.widths)
 
     def embed_items(self, features: ItemFeatures, rows: I64s | None = None) -> F32s:
-        """Unit vectors (I, D) of all items, or of these distinct rows; the others are then only there as neighbours.
+        """Unit vectors (I, D) of all items, or of these distinct rows; other nodes are then only there as neighbours.
 
         In batches of at most 4,096 rows, in eval mode, without gradients.
         """
-        wanted = np.arange(len(features)) if rows is None else rows
+        wanted = np.arange(features.items) if rows is None else rows
         out = np.empty((len(wanted), self.config.dim), dtype=np.float32)
         with self._answering():
             for start in range(0, len(wanted), EMBED_ROWS_MAX):

@@ -31,11 +31,15 @@ class Step:
     vectors: Tensor
     place: I64s
     pool: Pool
-    draws: Draws
+    draws: Draws | None
 
     def of(self, rows: I64s) -> Tensor:
         """Vectors of these catalogue rows."""
         return self.vectors[torch.from_numpy(self.place[rows])]
+
+    def among(self, rows: I64s) -> "Step":
+        """The same, with these as the pool: all there are of their kind, so nothing is corrected."""
+        return Step(self.vectors, self.place, Pool(rows, np.zeros(len(rows), dtype=np.float32)), None)
 
     def column_of(self) -> I64s:
         """(I,) column of each catalogue row in the pool, -1 = not in it."""
@@ -72,7 +76,7 @@ class Objective:
         self.random = np.random.default_rng(config.seed)
         self.sketch = CountMin(tau=config.sketch_tau, seed=config.seed)
         self.drawn = 0
-        self.met = np.unique(events.rows)
+        self.met, self.collections = np.unique(events.rows), np.arange(features.items, len(features))
         self.sources = np.flatnonzero((features.neighbours >= 0).any(axis=1))
         self.queries = FeatureQueries.new(model.config, features, seed=config.seed) if config.feature_weight else None
 
@@ -134,9 +138,11 @@ class Objective:
         """Losses of this process' pairs and features, by their share of all."""
         losses = list[tuple[float, Contrast]]()
         pairs = asked.pairs[:, self.part.share(np.arange(asked.pairs.shape[1]))]
-        if pairs.size:
-            contrast = self._contrast(step.of(pairs[0]), pairs[1], step, hidden=self._hidden(pairs, step))
-            losses.append((self.config.pair_weight * pairs.size / asked.pairs.size, contrast))
+        to_items = pairs[1] < self.features.items
+        for pool, chosen in ((step, pairs[:, to_items]), (step.among(self.collections), pairs[:, ~to_items])):
+            if chosen.size:
+                contrast = self._contrast(step.of(chosen[0]), chosen[1], pool, hidden=self._hidden(chosen, pool))
+                losses.append((self.config.pair_weight * chosen.size / asked.pairs.size, contrast))
         described = asked.described[:, self.part.share(np.arange(asked.described.shape[1]))]
         if self.queries is None or not described.size:
             return losses
@@ -164,7 +170,7 @@ class Objective:
     def _step(self, batch: Windows, taken: I64s, asked: Asked) -> Step:
         """Every item the step touches is embedded once, with gradients: the whole catalogue where that is small."""
         drawn = taken if self.config.in_batch else taken[:0]
-        draws = Draws(self.features.ids, self.sketch, len(drawn), self.config.uniform)
+        draws = Draws(self.features.ids[: self.features.items], self.sketch, len(drawn), self.config.uniform)
         if self.tensors is not None:
             pool = Pool(self.met, np.zeros(len(self.met), dtype=np.float32))  # that nobody met an item says nothing against it
             return Step(self.model.tower(self.tensors), np.arange(len(self.features)), pool, draws)
@@ -174,11 +180,15 @@ class Objective:
         if self.config.correction == "off":
             pool = Pool(pool.rows, np.zeros_like(pool.log_q))
         heard, futures = (self.events.rows[positions[positions >= 0]] for positions in (batch.inputs, asked.futures))
-        needed = np.unique(np.concatenate([heard, taken, futures, pool.rows, asked.pairs.ravel(), asked.described[1]]))
+        needed = np.unique(np.concatenate([heard, taken, futures, pool.rows, asked.pairs.ravel(), asked.described[1], self._others(asked)]))
         place = np.zeros(len(self.features), dtype=np.int64)
         place[needed] = np.arange(len(needed))
         tensors = self.model.item_tensors(self.features.around(needed))
         return Step(self.model.tower(tensors, len(needed)), place, pool, draws)
+
+    def _others(self, asked: Asked) -> I64s:
+        """What collections that are to be found are told from: all others of them."""
+        return self.collections if (asked.pairs[1] >= self.features.items).any() else self.collections[:0]
 
     def _pairs(self) -> I64s:
         """(2, P): items and one neighbour of each, by its share of the weight."""
@@ -203,7 +213,7 @@ class Objective:
         return torch.from_numpy(hidden[:, :-1].copy())
 
     def _contrast(self, queries: Tensor, taken: I64s, step: Step, *, hidden: Tensor) -> Contrast:
-        corrected = self.tensors is None and self.config.correction == "same_q"
+        draws = step.draws if self.tensors is None and self.config.correction == "same_q" else None
         return Contrast(
             queries,
             step.of(taken),
@@ -211,5 +221,5 @@ class Objective:
             self.model.head.temperature(),
             log_q=torch.from_numpy(step.pool.log_q),
             hidden=hidden,
-            positive_log_q=torch.from_numpy(step.draws.log_expected(taken).astype(np.float32)) if corrected else None,
+            positive_log_q=None if draws is None else torch.from_numpy(draws.log_expected(taken).astype(np.float32)),
         )

@@ -22,7 +22,7 @@ def validation_ranks(model: Model, features: ItemFeatures, events: Placed, *, as
     a look-up has the whole and does a little better.
     """
     vectors = torch.from_numpy(model.embed_items(features))
-    step = max(1, CELLS_MAX // (model.config.history_len * len(features)))
+    step = max(1, CELLS_MAX // (model.config.history_len * features.items))
     parts = [asked.take(np.arange(start, min(start + step, len(asked)))) for start in range(0, len(asked), step)]
     with torch.inference_mode():
         found = [_ranks(model, vectors, events, cut=part, exclude_seen=exclude_seen) for part in parts]

@@ -104,7 +104,7 @@ def report(form: str, paths: Sequence[Path], outcome: Outcome, *, seed: int, min
     return {
         "format": form,
         "dataset": f"{first.parent.name}/{first.stem}",
-        "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
+        "sha256": sha256s(paths),
         "rows_dropped": outcome.rows_dropped,
         "catalogue": outcome.catalogue,
         "refit": outcome.refit,
@@ -127,3 +127,8 @@ def table(title: str, systems: dict[str, dict[str, float]]) -> Table:
     for name, found in systems.items():
         drawn.add_row(name, *(f"{value:.4f}" for value in found.values()))
     return drawn
+
+
+def sha256s(paths: Sequence[Path]) -> list[str]:
+    """Of each file."""
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

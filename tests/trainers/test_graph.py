@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from encoders.base import ItemFeatures, Ragged
-from trainers.graph import rows_of, surrounded
+from trainers.graph import Memberships, collected, rows_of, surrounded
 from trainers.samples import EventColumns
 
 IDS = np.array([30, 10, 20, 40], dtype=np.uint64)
@@ -52,3 +52,26 @@ def test_rows_of_unknown_items_are_none() -> None:
     assert rows_of(features_of(1), columns).tolist() == [1, -1, 0, 3]
     nothing = features_of(1).around(np.empty(0, dtype=np.int64))
     assert rows_of(replace(nothing), columns).tolist() == [-1] * 4
+
+
+def test_collections_stand_behind_the_items_with_who_else_is_in_them() -> None:
+    """Items 0 and 1 share both collections, 2 is in the second alone, 3 in none."""
+    members = Memberships(("blue", "red"), items=np.array([0, 1, 0, 1, 2]), collections=np.array([0, 0, 1, 1, 1]))
+    found = collected(features_of(3), members, siblings=2, collections=2)
+    assert found.items == 4 and found.kinds is not None and found.kinds.tolist() == [0, 0, 0, 0, 1, 1]
+    assert found.widths == (3, 2, 2, 0) and found.degree.tolist() == [0, 0, 0, 0, 2, 3]
+    siblings, collections = (found.neighbours[:, found.by_relation(relation)].tolist() for relation in (1, 2))
+    assert siblings[:4] == [[1, 2], [0, 2], [0, 1], [-1, -1]]
+    assert [set(row) for row in collections[:4]] == [{4, 5}, {4, 5}, {4, 5}, {-1}]
+    assert siblings[4] == [0, 1], "a collection's items"
+    assert np.diff(found.text.offsets).tolist()[4:] == [2, 2], "each says its name"
+    assert len(set(found.ids.tolist())) == 6
+
+
+def test_events_change_near_neighbours_and_nothing_else() -> None:
+    members = Memberships(("blue",), items=np.array([0, 3]), collections=np.array([0, 0]))
+    before = collected(features_of(2), members)
+    after = surrounded(before, columns_of((1, 10), (1, 20), (2, 20)))
+    assert after.neighbours[:, :2].tolist() == [[-1, -1], [2, -1], [1, -1], [-1, -1], [-1, -1]]
+    assert (after.neighbours[:, 2:] == before.neighbours[:, 2:]).all() and (after.weights[:, 2:] == before.weights[:, 2:]).all()
+    assert after.degree.tolist() == [0, 1, 2, 0, 2] and after.widths == before.widths
