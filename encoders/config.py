@@ -4,13 +4,15 @@ config = ModelConfig(dim=32); ModelConfig.from_mapping(json.loads(header)["confi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 TEMPERATURE_MAX: Final = 100.0
 NEAR, SIBLINGS, COLLECTIONS, SHOWN = range(4)
 RELATIONS: Final = ("near", "siblings", "collections", "shown")
 """How a neighbour came to be one: engaged with about then; in the same collection; the collection itself; shown next to it."""
+PLACES: Final = (10, 10, 5, 5)
+"""For neighbours of each relation, in a new model, if there are such neighbours at all (papers, 1.5)."""
 AGGREGATORS: Final = ("transformer", "attention", "mean")
 
 
@@ -57,6 +59,11 @@ class ModelConfig:
     def widths(self) -> tuple[int, ...]:
         """Places for neighbours of each relation."""
         return (self.neighbours_max, self.siblings_max, self.collections_max, self.shown_max)
+
+    def placed(self, widths: tuple[int, ...]) -> "ModelConfig":
+        """With so many places for neighbours of each relation; those of a missing one are 0."""
+        near, siblings, collections, shown = (*widths, 0, 0, 0)[: len(RELATIONS)]
+        return replace(self, neighbours_max=near, siblings_max=siblings, collections_max=collections, shown_max=shown)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "ModelConfig":

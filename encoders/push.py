@@ -4,8 +4,8 @@
     rows, values = nearest(graph, np.arange(n), kinds, {ITEM: 10, COLLECTION: 5})
 
 Source: OmniSage, papers 1.4 (PRUNE, PUSH, NEIGHBOURS). A relation asked by itself keeps its places however rare it is, so each has a graph
-of its own. We differ: where theirs leaves a node that two relations found to the one with the larger value, `without` leaves it to the one
-asked first, as values of different graphs say little beside one another.
+of its own. We differ: where theirs leaves a node that two relations found to the one with the larger value, it may stand in the places of
+both, which tell apart why it is near; values of different graphs say little beside one another.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,12 @@ class Adjacency:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def by_degree(self) -> "Adjacency":
+        """The same steps, each node as heavy as it has edges: so what else is in the graph, or has faded, does not change who is near."""
+        degree = np.diff(self.offsets)
+        sums = np.bincount(np.repeat(np.arange(len(self)), degree), weights=self.weights, minlength=len(self))
+        return Adjacency(self.offsets, self.targets, self.weights * np.repeat(degree / np.maximum(sums, 1e-300), degree))
+
     def symmetric(self) -> "Adjacency":
         """Both ways, each edge's weight being what lay on either."""
         sources = np.repeat(np.arange(len(self)), np.diff(self.offsets))
@@ -60,24 +66,22 @@ def push(graph: Adjacency, source: int, *, loaded: Bools | None = None) -> tuple
     return room.p, room.r
 
 
-def nearest(  # noqa: PLR0913  # the graph, who asks, for how many of what, and what is not wanted
+def nearest(
     graph: Adjacency,
     sources: I64s,
     kinds: U8s,
     quotas: Mapping[int, int],
     *,
     loaded: Bools | None = None,
-    without: I64s | None = None,
 ) -> tuple[I64s, F32s]:
     """Of each kind the nearest, source left out: (S, sum of quotas) rows, -1 = none, and p + c·r, a lower bound of the PageRank.
 
-    kinds (n,); places by kind in the order of `quotas`, nearest first, ties by row; without (S, M): rows that are passed over, -1 = none.
+    kinds (n,); places by kind in the order of `quotas`, nearest first, ties by row.
     """
-    passed = np.full((len(sources), 0), -1, dtype=np.int64) if without is None else without
     wanted = np.zeros((2, 256), dtype=np.int64)  # by kind: how many places, and where they begin
     for n, (kind, count) in enumerate(quotas.items()):
         wanted[:, kind] = count, sum(list(quotas.values())[:n])
-    rows, values = best(_laid(graph, loaded), sources, kinds, wanted, passed)
+    rows, values = best(_laid(graph, loaded), sources, kinds, wanted)
     return rows, values.astype(np.float32)
 
 

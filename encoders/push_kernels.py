@@ -1,6 +1,6 @@
 """Forward push, compiled: mass spreads from a node until what is left anywhere is small; then the best of what was touched.
 
-    pushed(graph, source, scratch(n)); rows, values = best(graph, sources, kinds, wanted, without)
+    pushed(graph, source, scratch(n)); rows, values = best(graph, sources, kinds, wanted)
 
 The algorithm of papers 1.4, PUSH, a line of it a line here. What an interpreter would do with dictionaries is done in arrays of the whole
 graph, cleared where they were touched, so that a source costs the same in any graph.
@@ -82,22 +82,19 @@ def pushed(graph: Graph, source: int, room: Scratch) -> int:
 
 
 @njit(cache=True, nogil=True)
-def best(graph: Graph, sources: I64s, kinds: U8s, wanted: I64s, without: I64s) -> tuple[I64s, F64s]:
-    """(S, all places) rows and values; wanted (2, 256): by kind how many places, and where they begin; without (S, M): rows passed over."""
+def best(graph: Graph, sources: I64s, kinds: U8s, wanted: I64s) -> tuple[I64s, F64s]:
+    """(S, all places) rows and values; wanted (2, 256): by kind how many places, and where they begin."""
     nodes, width = len(graph.offsets) - 1, wanted[0].sum()
-    room, passed = scratch(nodes), np.zeros(nodes, dtype=np.bool_)
+    room = scratch(nodes)
     rows, values = np.full((len(sources), width), -1, dtype=np.int64), np.zeros((len(sources), width))
     for s in range(len(sources)):
         seen = pushed(graph, sources[s], room)
-        for row in without[s]:
-            if row >= 0:
-                passed[row] = True
         for n in range(seen):
             v = room.touched[n]
             value = room.p[v] + RESTART * room.r[v]
             room.p[v] = room.r[v] = 0.0
             begin, end = wanted[1, kinds[v]], wanted[1, kinds[v]] + wanted[0, kinds[v]]
-            if v == sources[s] or passed[v]:
+            if v == sources[s]:
                 continue
             at = end
             while at > begin and (values[s, at - 1] < value or (values[s, at - 1] == value and rows[s, at - 1] > v)):
@@ -106,7 +103,4 @@ def best(graph: Graph, sources: I64s, kinds: U8s, wanted: I64s, without: I64s) -
                 rows[s, later], values[s, later] = rows[s, later - 1], values[s, later - 1]
             if at < end:
                 rows[s, at], values[s, at] = v, value
-        for row in without[s]:
-            if row >= 0:
-                passed[row] = False
     return rows, values

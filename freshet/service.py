@@ -88,7 +88,7 @@ class Serving:
         self._site, self.view, self.stores = site, site.view, stores
         self.registry, self.folder = self.stores.registry, self.stores.vectors
         self._open: dict[int, Vectors] = {}
-        self._facts: dict[int, ItemFacts] = {}
+        self._facts: dict[tuple[int, ...], ItemFacts] = {}
         self._current: Loaded | None = None
         self._previous: Loaded | None = None
         self._rolled_back = False
@@ -198,9 +198,8 @@ class Serving:
         return max([*(version.generation for version in self.registry.versions()), *self.folder.generations()], default=0) + 1
 
     def _target(self, loaded: Loaded, *, kept: bool = False) -> Target:
-        facts = self._facts.setdefault(
-            loaded.model.config.neighbours_max, self.view.facts(neighbours_max=loaded.model.config.neighbours_max)
-        )
+        widths = loaded.model.config.widths
+        facts = self._facts.setdefault(widths, self.view.facts(widths))
 
         def embed(ids: U64s, now_ms: int) -> F32s:
             features, rows = facts.of(ids, now_ms=now_ms)

@@ -60,9 +60,9 @@ class View:
         """Look-ups over this view with whatever model `live` gives."""
         return Lookup(self.reader, live, self.progress)
 
-    def facts(self, *, neighbours_max: int) -> ItemFacts:
-        """What an item tower reads, from this view."""
-        return ItemFacts(self.catalogue, self.neighbours, self._degree, neighbours_max=neighbours_max)
+    def facts(self, widths: tuple[int, ...]) -> ItemFacts:
+        """What an item tower with so many places for neighbours of each relation reads, from this view."""
+        return ItemFacts(self.catalogue, self.neighbours, self._degree, widths=widths)
 
     def take(self, applied: Applied, *, now_ms: int) -> None:
         """Learn what a commit changed: new items, counts, and how far the log is applied."""
@@ -76,10 +76,9 @@ class View:
             self.progress.advance(number=applied.decoded.records[-1].number, ts_ms=applied.ts_ms, now_ms=now_ms)
 
     def put(self, contents: dict[int, Content]) -> None:
-        """Learn new content of items."""
+        """Learn new content of items and collections."""
         for node, content in contents.items():
-            if content.kind == "item":
-                self.catalogue.put(node, content)
+            self.catalogue.take(node, content)
 
     def _load_sessions(self) -> None:
         """The likings that the histories hold, in order of time, as many as there is room for.

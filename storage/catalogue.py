@@ -33,6 +33,7 @@ class Content(msgspec.Struct, omit_defaults=True):
     deleted: bool = False
 
 
+_UNKNOWN: Final = Content()
 _content = msgspec.json.Decoder(Content)
 
 
@@ -56,6 +57,7 @@ class Catalogue:
         self._born_ms = np.full(1024, UNBORN_MS, dtype=np.int64)
         self._names: list[str] = []
         self._contents: list[Content] = []
+        self._others: dict[int, Content] = {}
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -82,8 +84,7 @@ class Catalogue:
                 self.add(node, name)
             for node, blob in state.scan(NODES, partition):
                 content = decode_content(blob)
-                if content.kind == "item":
-                    self.put(node, content)
+                self.take(node, content)
 
     def add(self, node: int, name: str) -> int:
         """The item's row, made if need be."""
@@ -99,6 +100,18 @@ class Catalogue:
             self._contents.append(Content(name=name))
             self._row_of[node] = row
         return row
+
+    def take(self, node: int, content: Content) -> None:
+        """Newer content of a node of any kind; what is no item has no row."""
+        if content.kind == "item":
+            self.put(node, content)
+        else:
+            self._others[node] = content
+
+    def about(self, node: int) -> Content:
+        """What is known of a node of any kind, nothing perhaps."""
+        row = self._row_of.get(node)
+        return self._contents[row] if row is not None else self._others.get(node, _UNKNOWN)
 
     def put(self, node: int, content: Content) -> int:
         """Take newer content of an item; returns its row."""

@@ -28,12 +28,13 @@ import torch
 
 from encoders.base import ItemFeatures
 from encoders.blend import Blend
-from encoders.config import ModelConfig
+from encoders.config import PLACES, ModelConfig
 from encoders.model import Model
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.job import HEAD, Job, Report
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from freshet.view import View
 from serving.linear import LinearSource
 from serving.lookup import COUNTING
 from serving.sources import SOURCES
@@ -42,6 +43,7 @@ from storage.arrays import F32s, I64s
 from storage.catalogue import Content, decode_content
 from storage.columns import ARCHIVE_SCHEMA
 from storage.models import Registry
+from storage.neighbours import IN_COLLECTION, RELATIONS, SHOWN_NEXT_TO
 from storage.state import NODES, State
 from storage.state_lmdb import LmdbState, boot_id
 from stream.archiving import from_archive
@@ -193,9 +195,18 @@ def learned_from(job: Job, inputs: Inputs, cut: Cut) -> tuple[Past, EventColumns
     for applied in _advanced(past.walk, cut.training):
         past.take(applied)
     columns, view = past.columns(), past.walk.view
-    facts = view.facts(neighbours_max=ModelConfig().neighbours_max)
-    features, _ = facts.of(view.catalogue.ids, now_ms=int(columns.ts_ms.max()))
+    now_ms, live = int(columns.ts_ms.max()), Model.from_bytes(inputs.parent[MODEL_FILE]) if inputs.parent else None
+    widths = live.config.widths if live is not None and not job.anew else _places(view, now_ms)
+    features, _ = view.facts(widths).of(view.catalogue.ids, now_ms=now_ms)
     return past, columns, features
+
+
+def _places(view: View, now_ms: int) -> tuple[int, ...]:
+    """What a new model has room for: no relation that nobody uses."""
+    used = {relation: len(view.neighbours.links(relation, view.catalogue.ids, as_of_ms=now_ms)[0]) > 0 for relation in RELATIONS.values()}
+    near, siblings, collections, shown = PLACES
+    grouped = used[IN_COLLECTION]
+    return (near, siblings * grouped, collections * grouped, shown * used[SHOWN_NEXT_TO])
 
 
 def cut_archive(job: Job, whole: pa.Table) -> Cut:
@@ -231,7 +242,7 @@ def _aged(job: Job, inputs: Inputs, cut: Cut) -> Walk:
 def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: Model | None, part: Part = ALONE) -> Candidate:
     """A new space, warm from the live trunk where there is one and nothing else is asked, and of its configuration."""
     live = None if job.anew else live
-    model = live.config if live else ModelConfig()
+    model = live.config if live else ModelConfig().placed(features.widths)
     steps_min = min(job.steps_max, FIRST_STEPS_MIN) if live is None else 0
     config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max)
     trained = Trainer(config, part=part).train(columns, features, live)

@@ -107,8 +107,8 @@ def test_a_relation_by_itself_keeps_its_places_however_rare_it_is() -> None:
     seldom = graph_of([(0, 7, 1.0), (0, 1, 1.0)])
     kinds = np.zeros(NODES, dtype=np.uint8)
     first, _ = nearest(often, np.array([0]), kinds, {ITEM: 3})
-    second, _ = nearest(seldom, np.array([0]), kinds, {ITEM: 3}, without=first)
-    assert first.tolist() == [[1, 2, 3]] and second.tolist() == [[7, -1, -1]], "who is there already frees the place"
+    second, _ = nearest(seldom, np.array([0]), kinds, {ITEM: 3})
+    assert first.tolist() == [[1, 2, 3]] and second.tolist() == [[1, 7, -1]]
 
 
 def test_a_node_alone_has_nobody_and_edges_are_added_up() -> None:
@@ -146,3 +146,13 @@ def test_about_as_many_are_kept_as_wanted() -> None:
         ids = random.integers(0, 2**63, size=1001).astype(np.uint64)
         counts.append(len(pruned(graph_of([(0, v, 1.0) for v in range(1, 1001)], nodes=1001), ids).targets))
     assert np.mean(counts) == pytest.approx(float(kept_degree(np.array([1000]))[0]), rel=0.02)
+
+
+@given(EDGES, st.integers(0, 8), st.floats(0.01, 100.0))
+def test_by_degree_faded_weights_change_nothing(edges: list[tuple[int, int, float]], source: int, fade: float) -> None:
+    graph = graph_of(edges).by_degree()
+    faded = graph_of([(u, v, weight * (fade if u % 2 else 1.0)) for u, v, weight in edges]).by_degree()
+    p, r = push(graph, source)
+    q, s = push(faded, source)
+    assert np.allclose(p, q) and np.allclose(r, s)
+    assert np.abs(dense_with_dead_ends(graph_of(edges), source) - p).sum() == pytest.approx(r.sum(), abs=1e-9), "the same steps"

@@ -29,7 +29,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answered], Cont
     past = Past(Walk(Shape(), contents))
     past.take(past.walk.advance(from_archive(cut.training)))
     view = past.walk.view
-    features, _ = view.facts(neighbours_max=16).of(view.catalogue.ids, now_ms=int(past.columns().ts_ms.max()))
+    features, _ = view.facts((16,)).of(view.catalogue.ids, now_ms=int(past.columns().ts_ms.max()))
     files = {name: (folder / "out" / name).read_bytes() for name in (MODEL_FILE, BLEND_FILE, LINEAR_FILE)}
     candidate, rival = Contender.stored("candidate", files, features, view.index), Contender("live", COUNTING)
     return list(answers(past.walk, cut.blend.slice(0, EVENTS), [candidate, rival])), candidate, rival
