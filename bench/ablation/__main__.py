@@ -12,15 +12,11 @@ import json
 import multiprocessing
 import os
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from bench.ablation.runs import Budget, Given, measured, read
+from bench.ablation.runs import Budget, Given, read, timed
 from bench.ablation.tables import html, rows_of
 from bench.ablation.variants import VARIANTS, WHOLE
 from bench.machine import versions
@@ -31,7 +27,6 @@ from storage.files import write_file
 
 STEPS: Final = 600
 SECONDS_MAX: Final = 180.0
-Figures = dict[str, float]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     if min(options.seeds, options.steps, options.jobs) < 1 or options.minutes <= 0:
         parser.error("--seeds, --steps, --jobs and --minutes must be above 0")
     try:
-        given = _given(tuple(options.data))
+        given = read(tuple(options.data))
     except BadData as error:
         print(error, file=sys.stderr)
         return 2
@@ -80,20 +75,10 @@ def _train(wanted: list[tuple[str, int]], data: list[Path], budget: Budget, *, f
         advance(len(wanted) - len(missing))
         spawned = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(jobs, max(1, len(missing))), mp_context=spawned) as pool:
-            under_way = {pool.submit(_run, tuple(data), name, seed, budget): (name, seed) for name, seed in missing}
+            under_way = {pool.submit(timed, tuple(data), name, budget, seed): (name, seed) for name, seed in missing}
             for done in as_completed(under_way):
                 write_file(_kept(folder, *under_way[done]), json.dumps(done.result()).encode())
                 advance(1)
-
-
-def _run(data: tuple[Path, ...], name: str, seed: int, budget: Budget) -> Figures:
-    torch.set_num_threads(1)
-    return measured(_given(data), name, budget, seed=seed, clock=time.perf_counter)
-
-
-@cache
-def _given(data: tuple[Path, ...]) -> Given:
-    return read(data)
 
 
 def _kept(folder: Path, name: str, seed: int) -> Path:

@@ -6,12 +6,15 @@ UE: what a user takes next, among all items not yet had. EE: the same asked by t
 neighbours are for. Both are full rankings, where the papers rank among random items; neither is asked on validation data.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from bench.ablation.variants import VARIANTS, Variant, planned, planned_model
 from bench.quality.asking import Questions
@@ -53,8 +56,15 @@ class Budget:
     seconds: float
 
 
-def read(paths: Sequence[Path]) -> Given:
-    """A `loo` file and its side data. Raises `BadData`."""
+def timed(paths: tuple[Path, ...], name: str, budget: Budget, seed: int) -> dict[str, float]:
+    """What a process that was made for runs does: one, on one thread."""
+    torch.set_num_threads(1)
+    return measured(read(paths), name, budget, seed=seed, clock=time.perf_counter)
+
+
+@cache
+def read(paths: tuple[Path, ...]) -> Given:
+    """A `loo` file and its side data, read once. Raises `BadData`."""
     data = read_loo(paths)
     parts, random = split(data), np.random.default_rng(0)
     kept = ((parts.validation, VALIDATION_MAX), (parts.test, TEST_MAX))

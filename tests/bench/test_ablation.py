@@ -1,6 +1,8 @@
 """Every variant trains on a small file, what is done is not done again, and the table says which direction was seen."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,15 @@ from bench.ablation.runs import Budget, measured, read
 from bench.ablation.tables import html, rows_of
 from bench.ablation.variants import VARIANTS, WHOLE
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def still() -> float:
     return 0.0
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """Walks round rings of six items; a ring is an attribute."""
     folder, random = tmp_path_factory.mktemp("ablation"), np.random.default_rng(0)
     lines = []
@@ -26,16 +30,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         lines += [f"{user} {6 * ring + (start + step) % 6}" for step in range(5)]
     (folder / "walks.txt").write_text("\n".join(lines) + "\n")
     (folder / "attributes.json").write_text(json.dumps({str(item): [f"ring{item // 6}", "all"] for item in range(30)}))
-    return [folder / "walks.txt", folder / "attributes.json"]
+    return folder / "walks.txt", folder / "attributes.json"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_trains_and_ranks(files: list[Path], name: str) -> None:
+def test_every_variant_trains_and_ranks(files: tuple[Path, ...], name: str) -> None:
     found = measured(read(files), name, Budget(steps=6, seconds=60.0), seed=0, clock=still)
     assert found["steps"] == 6 and 0 < found["UE_HR@10"] <= 1 and 0 < found["EE_NDCG@10"] <= 1
 
 
-def test_the_whole_learns_the_walk_and_a_graph_is_of_training_events_alone(files: list[Path]) -> None:
+def test_the_whole_learns_the_walk_and_a_graph_is_of_training_events_alone(files: tuple[Path, ...]) -> None:
     given = read(files)
     assert set(given.members.names) == {"all", *(f"ring{n}" for n in range(5))}
     found = measured(given, WHOLE, Budget(steps=80, seconds=60.0), seed=0, clock=still)
@@ -43,10 +47,11 @@ def test_the_whole_learns_the_walk_and_a_graph_is_of_training_events_alone(files
     assert len(given.train.values) == 60 * 3, "the last two of each walk are asked for"
 
 
-def test_a_run_is_kept_and_the_last_line_is_json(files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_kept_and_the_last_line_is_json(files: tuple[Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     order = ["--data", *map(str, files), "--only", "mean", "--seeds", "1", "--steps", "4", "--jobs", "1", "--out", str(tmp_path)]
-    assert main(order) == 0
-    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    done = subprocess.run([sys.executable, "-m", "bench.ablation", *order], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout.splitlines()[-1])
     assert set(first["runs"]) == {WHOLE, "mean"} and [row["variant"] for row in first["rows"]] == [WHOLE, "mean"]
     (kept,) = tmp_path.glob("*/mean-0.json")
     kept.write_text(json.dumps(first["runs"]["mean"][0] | {"UE_NDCG@10": 0.125}))
