@@ -1,7 +1,9 @@
-"""Forward push over a weighted graph, and places shared out among lists, compiled. `encoders/push.py` has the formulas.
+"""Forward push, compiled: mass spreads from a node until what is left anywhere is small; then the best of what was touched.
 
-touched = push_from(source, graph, held, restart, delta)      # fills held.p and held.r
-rows, weights = nearest_rows(sources, graph, held, (kinds, begin, end), (restart, delta))
+    pushed(graph, source, scratch(n)); rows, values = best(graph, sources, kinds, wanted)
+
+The algorithm of papers 1.4, PUSH, a line of it a line here. What an interpreter would do with dictionaries is done in arrays of the whole
+graph, cleared where they were touched, so that a source costs the same in any graph.
 """
 
 from typing import Final, NamedTuple
@@ -9,120 +11,96 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from encoders.base import F32s, F64s, I64s, U8s
+from encoders.base import Bools, F64s, I64s, U8s
 
-WORK_MAX: Final = 16
-"""Edges walked for a source, in units of W / c, beyond its own. Mass alone bounds the *weight* walked by one unit: light edges are more."""
-SEEN: Final = 1
-QUEUED: Final = 2
+RESTART: Final = 0.15
+BUDGET: Final = 1000
+"""W: mass below a node's weight / W is not pushed on."""
+PUSHES_MAX: Final = 20 * BUDGET
+"""For one source. A node lighter than others is pushed for less; what is left stays where it is, and values stay lower bounds."""
 
 
 class Graph(NamedTuple):
-    """Edges of node u: offsets[u]:offsets[u + 1] of targets and weights (E,); strength (n,): their sum, inf where they are not known."""
+    """Edges by node, as in `push.Adjacency`; each node's weight (n,); which nodes' edges are known (n,)."""
 
     offsets: I64s
     targets: I64s
     weights: F64s
-    strength: F64s
+    of_node: F64s
+    loaded: Bools
 
 
 class Scratch(NamedTuple):
-    """p and r, what is known of a node (0, SEEN, QUEUED), the ring of queued nodes, the nodes seen; all (n,), the first three zeros."""
+    """(n,) each: p and r, a ring of nodes that wait, which of them do, and what was touched, in order."""
 
     p: F64s
     r: F64s
-    state: U8s
     queue: I64s
-    seen: I64s
+    queued: Bools
+    touched: I64s
 
 
 @njit(cache=True, nogil=True)
-def push_from(source: int, graph: Graph, held: Scratch, restart: float, delta: float) -> int:
-    """Push from one source until no residual reaches delta * strength; how many nodes `held.seen` then begins with.
+def scratch(nodes: int) -> Scratch:
+    """All zero, as `pushed` wants it and whoever reads leaves it."""
+    flags = np.zeros(nodes, dtype=np.bool_)
+    return Scratch(np.zeros(nodes), np.zeros(nodes), np.zeros(nodes, dtype=np.int64), flags, np.zeros(nodes, dtype=np.int64))
 
-    A queued node's residual only grows, so what was enough to queue it need not be asked again when it is popped.
-    """
-    p, r, state, queue, seen = held.p, held.r, held.state, held.queue, held.seen
-    r[source], state[source], seen[0], queue[0] = 1.0, QUEUED, source, source
-    count, head, waiting = 1, 0, 1
-    edges_left = np.int64(WORK_MAX / (restart * delta)) + graph.offsets[source + 1] - graph.offsets[source]
-    if graph.strength[source] == np.inf:
-        return count
-    while waiting:
-        node = queue[head]
-        begin, end = graph.offsets[node], graph.offsets[node + 1]
-        edges_left -= end - begin
-        if edges_left < 0:
-            break
-        head, waiting = (head + 1) % len(queue), waiting - 1
-        mass = r[node]
-        r[node], state[node] = 0.0, SEEN
-        if graph.strength[node] == 0.0:
-            p[node] += mass
+
+@njit(cache=True, nogil=True)
+def pushed(graph: Graph, source: int, room: Scratch) -> int:
+    """Fill p and r; returns how many nodes were touched. A node stands in the queue once."""
+    p, r, queue, queued = room.p, room.r, room.queue, room.queued
+    count, head, waiting, pushes, seen = len(queue), 0, 1, 0, 1
+    queue[0], queued[source], r[source], room.touched[0] = source, True, 1.0, source
+    while waiting and pushes < PUSHES_MAX:
+        u = queue[head]
+        head, waiting, queued[u] = (head + 1) % count, waiting - 1, False
+        mass, of_node = r[u], graph.of_node[u]
+        if pushes and mass * BUDGET < of_node:
             continue
-        p[node] += restart * mass
-        passed = (1.0 - restart) * mass / graph.strength[node]
-        for edge in range(begin, end):
-            target = graph.targets[edge]
-            r[target] += passed * graph.weights[edge]
-            if state[target] == 0:
-                state[target], seen[count] = SEEN, target
-                count += 1
-            if state[target] == SEEN and r[target] >= delta * graph.strength[target]:
-                state[target], queue[(head + waiting) % len(queue)] = QUEUED, target
+        pushes += 1
+        r[u] = 0.0
+        if of_node == 0.0:
+            p[u] += mass
+            continue
+        p[u] += RESTART * mass
+        scale = (1.0 - RESTART) * mass / of_node
+        for at in range(graph.offsets[u], graph.offsets[u + 1]):
+            v = graph.targets[at]
+            if p[v] == 0.0 and r[v] == 0.0:
+                room.touched[seen] = v
+                seen += 1
+            r[v] += scale * graph.weights[at]
+            if graph.loaded[v] and not queued[v] and r[v] * BUDGET >= graph.of_node[v]:
+                queue[(head + waiting) % count], queued[v] = v, True
                 waiting += 1
-    return count
+    while waiting:
+        queued[queue[head]] = False
+        head, waiting = (head + 1) % count, waiting - 1
+    return seen
 
 
 @njit(cache=True, nogil=True)
-def nearest_rows(
-    sources: I64s, graph: Graph, held: Scratch, places: tuple[U8s, I64s, I64s], reach: tuple[float, float]
-) -> tuple[I64s, F32s]:
-    """For each source the nodes with the highest p + c * r of each kind, in the places begin[kind]:end[kind]; rows and weights (S, K).
-
-    places: the kind of each node (n,), begin and end (256,). The scratch is as it was when this returns.
-    """
-    kinds, begin, end = places
-    restart, delta = reach
-    rows = np.full((len(sources), end.max()), -1, dtype=np.int64)
-    weights = np.zeros((len(sources), end.max()), dtype=np.float32)
+def best(graph: Graph, sources: I64s, kinds: U8s, wanted: I64s) -> tuple[I64s, F64s]:
+    """(S, all places) rows and values; wanted (2, 256): by kind how many places, and where they begin."""
+    nodes, width = len(graph.offsets) - 1, wanted[0].sum()
+    room = scratch(nodes)
+    rows, values = np.full((len(sources), width), -1, dtype=np.int64), np.zeros((len(sources), width))
     for s in range(len(sources)):
-        source = sources[s]
-        count = push_from(source, graph, held, restart, delta)
-        for node in held.seen[:count]:
-            kind = kinds[node]
-            if node != source and end[kind] > begin[kind]:
-                value = np.float32(held.p[node] + restart * held.r[node])
-                _insert(rows[s, begin[kind] : end[kind]], weights[s, begin[kind] : end[kind]], node, value)
-            held.p[node], held.r[node], held.state[node] = 0.0, 0.0, 0
-    return rows, weights
-
-
-@njit(cache=True, nogil=True)
-def _insert(rows: I64s, weights: F32s, node: int, value: float) -> None:
-    """Put a node where it belongs among the highest, ties by row; the last falls out. Empty places are at the end."""
-    at = len(rows)
-    while at > 0 and (rows[at - 1] < 0 or value > weights[at - 1] or (value == weights[at - 1] and node < rows[at - 1])):
-        at -= 1
-        if at + 1 < len(rows):
-            rows[at + 1], weights[at + 1] = rows[at], weights[at]
-    if at < len(rows):
-        rows[at], weights[at] = node, value
-
-
-@njit(cache=True, nogil=True)
-def share_out(rows: I64s, weights: F32s, order: I64s, block: I64s, start: I64s) -> tuple[I64s, F32s]:
-    """Candidates (S, C) in this order (S, C), each into its column's block unless that is full or the node has a place: (S, start[-1]).
-
-    block (C,): which block a column's candidates ask for; block b owns the places start[b]:start[b + 1].
-    """
-    placed = np.full((len(rows), start[-1]), -1, dtype=np.int64)
-    values = np.zeros((len(rows), start[-1]), dtype=np.float32)
-    for s in range(len(rows)):
-        free = start[:-1].copy()
-        for column in order[s]:
-            node, b = rows[s, column], block[column]
-            if node >= 0 and free[b] < start[b + 1] and not np.any(placed[s] == node):
-                placed[s, free[b]], values[s, free[b]] = node, weights[s, column]
-                free[b] += 1
-    return placed, values
+        seen = pushed(graph, sources[s], room)
+        for n in range(seen):
+            v = room.touched[n]
+            value = room.p[v] + RESTART * room.r[v]
+            room.p[v] = room.r[v] = 0.0
+            begin, end = wanted[1, kinds[v]], wanted[1, kinds[v]] + wanted[0, kinds[v]]
+            if v == sources[s]:
+                continue
+            at = end
+            while at > begin and (values[s, at - 1] < value or (values[s, at - 1] == value and rows[s, at - 1] > v)):
+                at -= 1
+            for later in range(end - 1, at, -1):
+                rows[s, later], values[s, later] = rows[s, later - 1], values[s, later - 1]
+            if at < end:
+                rows[s, at], values[s, at] = v, value
+    return rows, values
