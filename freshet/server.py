@@ -30,6 +30,7 @@ from serving.api import create_app
 from serving.metrics import Metrics
 from serving.services import Engine as EngineHealth
 from serving.services import Services
+from serving.shadow import Shadow
 from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
 from storage.log import LogFull, Position, Record
@@ -184,9 +185,10 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
             adopt(service, model, now_ms=now_ms())
         metrics = Metrics()
         plan = Plan(settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads)
-        training = Training(service, plan, cadence=_cadence(settings))
+        shadow = _shadow(service, settings, metrics)
+        training = Training(service, plan, cadence=_cadence(settings), shadow=shadow)
         runner = Runner(service, training, metrics, _asking(service, settings))
-        app = create_app(services_of(service, runner, metrics))
+        app = create_app(services_of(service, runner, metrics, shadow))
         app.router.lifespan_context = lifespan(runner.start, runner.stop)
         try:
             with bound(settings.host, settings.port) as listener:
@@ -196,7 +198,7 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
             (settings.data / SERVER_FILE).unlink(missing_ok=True)
 
 
-def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
+def services_of(service: Service, runner: Runner, metrics: Metrics, shadow: Shadow | None = None) -> Services:
     """What the routes are given to work with."""
     engine = service.engine
 
@@ -220,10 +222,15 @@ def services_of(service: Service, runner: Runner, metrics: Metrics) -> Services:
             runner.tell_model()
         return version
 
+    def answered(user_id: str, k: int) -> None:
+        if shadow is not None:
+            shadow.note(user_id, k)
+
     return Services(
         lookup=service.lookup, append_events=append_events, append_entities=append_entities, engine=health,
         status=lambda: status(service, runner.asking), digest=digest, ready=lambda: runner.is_alive() and not runner.catching_up,
         metrics=metrics, clock_ms=now_ms, models=lambda: described(service.registry), roll_back=roll_back,
+        answered=answered,
     )  # fmt: skip
 
 
@@ -262,6 +269,12 @@ def _asking(service: Service, settings: Settings) -> Asking | None:
     if not settings.online_per_s:
         return None
     return Asking(service, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng())
+
+
+def _shadow(service: Service, settings: Settings, metrics: Metrics) -> Shadow | None:
+    if not settings.shadow_share:
+        return None
+    return Shadow(service.lookup, now_ms, share=settings.shadow_share, metrics=metrics)
 
 
 def _cadence(settings: Settings) -> Cadence:

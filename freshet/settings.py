@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     train_seconds_max: float = Field(120.0, ge=1, description="time one training may take, gate not counted")
     train_threads: int = Field(1, ge=1, le=256, description="threads of a training: more where nobody is served on the same cores")
     online_per_s: float = Field(5.0, ge=0, le=1000, description="events ranked just before they are applied, to measure and to see drift")
+    shadow_share: float = Field(0.05, ge=0, le=1, description="share of look-ups that a candidate ranks too before it goes live")
     kafka: str = Field("", description="brokers of the cluster form, host:port,host:port; empty: the embedded form")
     kafka_prefix: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$", description="before every topic's name")
     kafka_group: str = Field("freshet", min_length=1, description="consumer group of the workers")

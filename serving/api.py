@@ -118,6 +118,7 @@ def _add_looking_up(app: FastAPI, services: Services) -> None:
         begin = time.perf_counter()
         answer = services.lookup.recommend(user_id, k=k, now_ms=services.clock_ms(), asked=Asked(min_number))
         services.metrics.lookup_seconds.observe(time.perf_counter() - begin)
+        services.answered(user_id, k)
         return reply(200, answer)
 
     @app.get("/v1/users/{user_id:id}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)

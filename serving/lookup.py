@@ -40,7 +40,7 @@ class Lookup:
         self, reader: Reader, live: Callable[[], LiveModel | None], progress: Progress, *, candidates_max: int = CANDIDATES_MAX,
     ) -> None:  # fmt: skip
         assert candidates_max >= len(SOURCES), "every source proposes at least one"
-        self._reader, self._live, self._candidates_max = reader, live, candidates_max
+        self._reader, self.live, self._candidates_max = reader, live, candidates_max
         self.progress = progress
 
     def recommend(self, user_id: str, *, k: int = 10, now_ms: int, exclude_seen: bool = True, asked: Asked = ANYTHING) -> Answer:
@@ -52,7 +52,7 @@ class Lookup:
         if asked.min_number is not None:
             self.progress.wait(asked.min_number, timeout_s=asked.wait_ms / 1000)
         fresh = asked.min_number is None or self.progress.reached(asked.min_number)
-        as_of, live = self.progress.as_of, self._live()
+        as_of, live = self.progress.as_of, self.live()
         context = self._reader.context(user_id, now_ms=now_ms)
         ranking = self.rank(context, live, k=k, exclude_seen=exclude_seen)
         return Answer(
@@ -148,7 +148,7 @@ class Lookup:
     def similar(self, item_id: str, *, k: int = 10, now_ms: int) -> SimilarAnswer:
         """Items like this one, by vector and by neighbour list; a new item is there as soon as it has a vector. Raises `NotFound`."""
         begin = time.perf_counter_ns()
-        as_of, live = self.progress.as_of, self._live()
+        as_of, live = self.progress.as_of, self.live()
         row = self._reader.catalogue.row(hash_id(item_id, ITEM))
         if row < 0 or self._reader.catalogue.deleted[row]:
             raise NotFound(f"item {item_id!r} is {'not known' if row < 0 else 'deleted'}")

@@ -45,6 +45,13 @@ class Metrics:
         self.roll_backs = Counter(
             "freshet_roll_backs_total", "Versions taken back because their predecessor would do better", registry=registry
         )
+        self.shadow_lookups = Counter(
+            "freshet_shadow_lookups_total", "Look-ups that a candidate in shadow ranked too, failed at, or had no time for", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_overlap = Gauge(
+            "freshet_shadow_overlap_ratio", "Part of the live answers that the last candidate in shadow gave too", registry=registry
+        )
         self._dead_letters = Counter("freshet_dead_letters_total", "Refused input", ["reason"], registry=registry)
         self._model = Gauge("freshet_model_info", "The live model", ["version", "generation", "collection"], registry=registry)
         self._reasons: set[str] = set()

@@ -29,7 +29,8 @@ class Services:
     one position per message; both may raise `LogFull`. `digest` is the live state's, with the append number it stands at.
     `status` is what the command line prints of lag. `ready` says when the state is loaded. `clock_ms` is UTC milliseconds.
     `models` tells the versions and what was decided of them; `roll_back` returns the name of the version that answers from then on and
-    raises `UnknownVersion` when there is none before the live one. An app without them has no such route: a cluster's has not.
+    raises `UnknownVersion` when there is none before the live one. An app without them has no such route: a cluster's has not. `answered`
+    is told whom a look-up has answered, and how many items were asked for.
     """
 
     lookup: Lookup
@@ -43,4 +44,5 @@ class Services:
     clock_ms: Callable[[], int]
     models: Callable[[], Mapping[str, object]] | None = None
     roll_back: Callable[[], str] | None = None
+    answered: Callable[[str, int], None] = lambda user_id, k: None
     stuck_ms_max: int = 30_000

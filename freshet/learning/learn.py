@@ -196,9 +196,7 @@ def learned_from(job: Job, inputs: Inputs, cut: Cut) -> tuple[Past, EventColumns
         past.take(applied)
     columns, view = past.columns(), past.walk.view
     if not len(columns):
-        raise ValueError(
-            f"of {cut.training.num_rows} events to learn from none is positive: see which actions are (stream/shape.py)"
-        )
+        raise ValueError(f"of {cut.training.num_rows} events to learn from none is positive: see which actions are (stream/shape.py)")
     now_ms, live = int(columns.ts_ms.max()), Model.from_bytes(inputs.parent[MODEL_FILE]) if inputs.parent else None
     widths = live.config.widths if live is not None and not job.anew else _places(view, now_ms)
     features, _ = view.facts(widths).of(view.catalogue.ids, now_ms=now_ms)

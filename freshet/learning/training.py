@@ -9,6 +9,7 @@ trunk is embedded item by item into a collection of its own before the flip, whi
 import logging
 import shutil
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -16,10 +17,14 @@ from freshet.learning.child import UNUSABLE, Child
 from freshet.learning.job import HEAD, TRUNK, Job, Report
 from freshet.learning.job import Outcome as Outcome
 from freshet.service import Loaded, Service
+from serving.shadow import Shadow, Shadowed
 from storage.models import Version
 from trainers.cadence import Cadence, due
 
 log = logging.getLogger(__name__)
+SHADOW_LOOKUPS: Final = 100
+SHADOW_MS: Final = 5000
+"""Whichever is first: with nobody asking there is nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,16 @@ class _Building:
     report: Report
     kind: str
     row: int = 0
+    shadowed_ms: int | None = None
+    """Since when it is in shadow."""
 
 
 class Training:
     """At most one training at a time. Call `poll` often; it never waits."""
 
-    def __init__(self, service: Service, plan: Plan, *, cadence: Cadence) -> None:
-        self._service, self._plan, self._cadence = service, plan, cadence
+    def __init__(self, service: Service, plan: Plan, *, cadence: Cadence, shadow: Shadow | None = None) -> None:
+        """With a `shadow` a candidate that the gate lets through stands in it for a while before it goes live."""
+        self._service, self._plan, self._cadence, self._shadow = service, plan, cadence, shadow
         self._folder = service.engine.settings.data / "training"
         shutil.rmtree(self._folder, ignore_errors=True)  # what a killed parent left: nothing of it was promoted
         self._running: _Running | None = None
@@ -158,14 +166,28 @@ class Training:
         if building.kind == TRUNK and building.row < len(self._service.view.catalogue):
             building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
             return None
+        if self._shadow is not None and not self._stood(self._shadow, building, now_ms):
+            return None
         self._building = None
-        overtaken = self._overtaken(building.version.parent)
-        if overtaken:
+        numbers, wrong = building.report.numbers, self._overtaken(building.version.parent)
+        if self._shadow is not None:
+            told = self._shadow.end()
+            numbers, wrong = numbers | told.numbers, wrong or _failing(told)
+        if wrong:
             self._service.drop_unused()
         else:
             self._service.promote(building.version, building.loaded)
-        told = (building.version.name, building.kind, not overtaken, overtaken or building.report.reason)
-        return self._record(Outcome(*told, building.report.numbers, now_ms, events))
+        return self._record(
+            Outcome(building.version.name, building.kind, not wrong, wrong or building.report.reason, numbers, now_ms, events)
+        )
+
+    def _stood(self, shadow: Shadow, building: _Building, now_ms: int) -> bool:
+        """Whether the candidate has been in shadow for long enough; rank a few look-ups by it."""
+        if building.shadowed_ms is None:
+            building.shadowed_ms = now_ms
+            shadow.begin(building.loaded.live)
+        shadow.step()
+        return shadow.ranked >= SHADOW_LOOKUPS or now_ms - building.shadowed_ms >= SHADOW_MS
 
     def _overtaken(self, parent: str | None) -> str:
         """Why a candidate's comparison no longer counts: somebody rolled back meanwhile. Empty if it does."""
@@ -177,3 +199,11 @@ class Training:
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         self._service.registry.record(msgspec.to_builtins(outcome))
         return outcome
+
+
+def _failing(told: Shadowed) -> str:
+    """Why a candidate that stood in shadow must not go live; empty if it may."""
+    if not told.failed:
+        return ""
+    of = told.failed + told.compared
+    return f"failed in shadow: {told.failed} of {of} look-ups had an error, a vector that is not finite, or too few items"

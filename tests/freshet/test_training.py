@@ -10,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
+from encoders.model import Model
 from freshet.learning.job import Job, Outcome, Report
-from freshet.learning.training import Plan, Training
+from freshet.learning.training import SHADOW_MS, Plan, Training
 from freshet.service import BUILD_ITEMS, Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig
+from serving.shadow import Shadow
 from stream.events import Entity
 from tests.freshet.sites import NOW_MS, site, train
 from trainers.cadence import Cadence
@@ -268,3 +271,48 @@ def test_the_job_names_everything_the_child_needs(service: Service, stand_in: St
     assert Path(job.out).is_absolute()
     assert (job.kind, job.parent, job.below) == ("trunk", None, service.engine.applied_number)
     assert service.engine.archive_lag == 0, "all that is to be learned from is in the archive"
+
+
+def test_a_candidate_stands_in_shadow_before_it_goes_live(service: Service, stand_in: StandIn) -> None:
+    shadow = Shadow(service.lookup, lambda: NOW_MS, share=1.0)
+    training = Training(service, Plan(2, seconds_max=1.0), cadence=EVERY, shadow=shadow)
+    stand_in.report(promote=True, reason="better: made up")
+    training.start(now_ms=NOW_MS, events=0)
+    outcome, asked, now_ms = None, 0, NOW_MS
+    while outcome is None:
+        outcome = training.poll(now_ms=now_ms, events=0)
+        if outcome is None:
+            assert service.current is None, "nothing is live before it has stood"
+            training.wait(0.2)
+            if asked < 5 and shadow_has_begun(shadow):
+                shadow.note("u1", 10)
+                asked += 1
+            now_ms += 100 * shadow_has_begun(shadow)
+    assert outcome.promoted and outcome.numbers["shadow_lookups"] == 5 and 0 <= outcome.numbers["shadow_overlap"] <= 1
+    recorded = service.registry.decisions()[-1]["numbers"]
+    assert isinstance(recorded, dict) and recorded["shadow_failed"] == 0
+    assert now_ms - NOW_MS >= SHADOW_MS, "few were asked: the time ends it"
+
+
+def shadow_has_begun(shadow: Shadow) -> bool:
+    return shadow.candidate is not None
+
+
+def test_a_candidate_that_fails_in_shadow_is_refused_with_the_numbers(service: Service, stand_in: StandIn) -> None:
+    shadow = Shadow(service.lookup, lambda: NOW_MS, share=1.0)
+    training = Training(service, Plan(2, seconds_max=1.0), cadence=EVERY, shadow=shadow)
+    stand_in.report(promote=True, reason="better: made up")
+    training.start(now_ms=NOW_MS, events=0)
+    outcome, now_ms = None, NOW_MS
+    while outcome is None:
+        outcome = training.poll(now_ms=now_ms, events=0)
+        training.wait(0.2)
+        if shadow.candidate is not None:
+            assert isinstance(shadow.candidate.model, Model)
+            with torch.no_grad():
+                shadow.candidate.model.train().head.residual.outer.bias.fill_(float("nan"))
+            shadow.candidate.model.eval()
+            shadow.note("u1", 10)
+            now_ms += 1000
+    assert not outcome.promoted and outcome.reason.startswith("failed in shadow") and outcome.numbers["shadow_failed"] > 0
+    assert service.current is None and service.registry.decisions()[-1]["promoted"] is False
