@@ -1,6 +1,7 @@
 """What each part of the model is worth, one thing changed at a time, the same steps and seeds for all.
 
     python -m bench.ablation --data ratings.txt [attributes.json] [--only "no graph; mean"] [--seeds 3] [--steps 600]
+    python -m bench.ablation --events u.data
 
 Data in the `loo` layout; attributes are collections of items. One process a core, one thread each, so that runs do not wait for one
 another. What is done is kept in OUT and not done again: end it when you like. The last line is JSON; table.html beside the runs is for
@@ -12,17 +13,20 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final
 
 from bench.ablation.runs import Budget, Given, read, timed
 from bench.ablation.tables import html, rows_of
+from bench.ablation.user_state import user_states
 from bench.ablation.variants import VARIANTS, WHOLE
 from bench.machine import versions
 from bench.quality.layouts import BadData
 from bench.quality.report import sha256s
 from freshet.commands.terminal import bar, err
+from freshet.readers.source import UnknownLayout
 from storage.files import write_file
 
 STEPS: Final = 600
@@ -34,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="a file of sequences, and what is known of its items")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", nargs="+", type=Path, help="a file of sequences, and what is known of its items")
+    what.add_argument("--events", type=Path, help="a file of timed events: what a user's vector of another age is worth")
     parser.add_argument("--only", type=_names, default=list(VARIANTS), metavar="NAME;...", help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each run (default {STEPS})")
@@ -44,13 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(options.seeds, options.steps, options.jobs) < 1 or options.minutes <= 0:
         parser.error("--seeds, --steps, --jobs and --minutes must be above 0")
+    budget = Budget(options.steps, 60 * options.minutes)
+    if options.events:
+        return _user_states(options.events, budget, options.seeds)
     try:
         given = read(tuple(options.data))
     except BadData as error:
         print(error, file=sys.stderr)
         return 2
     names = [name for name in options.only if _applies(name, given)]
-    budget, folder = Budget(options.steps, 60 * options.minutes), options.out / f"{options.data[0].resolve().parent.name}-{options.steps}"
+    folder = options.out / f"{options.data[0].resolve().parent.name}-{options.steps}"
     folder.mkdir(parents=True, exist_ok=True)
     _train([(name, seed) for seed in range(options.seeds) for name in names], options.data, budget, folder=folder, jobs=options.jobs)
     found = {name: [json.loads(_kept(folder, name, seed).read_bytes()) for seed in range(options.seeds)] for name in names}
@@ -59,6 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
     _show(rows, folder)
     told = {"bench": "ablation", "sha256": sha256s(options.data), "steps": options.steps, "seeds": options.seeds, "runs": found}
     print(json.dumps({**told, "rows": rows, **versions()}))
+    return 0
+
+
+def _user_states(path: Path, budget: Budget, seeds: int) -> int:
+    try:
+        found = [user_states(path, budget, seed=seed, clock=time.perf_counter) for seed in range(seeds)]
+    except (BadData, UnknownLayout) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for name, first in found[0].items():
+        means = {figure: sum(one[name][figure] for one in found) / seeds for figure in ("HR@10", "NDCG@10")}
+        told = f"{name:18}HR@10 {means['HR@10']:.4f}  NDCG@10 {means['NDCG@10']:.4f}  {first['questions']:.0f} questions"
+        err.print(told, highlight=False)
+    print(json.dumps({"bench": "ablation", "sha256": sha256s([path]), "steps": budget.steps, "user_state": found, **versions()}))
     return 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from bench.ablation.__main__ import main
 from bench.ablation.runs import Budget, measured, read
 from bench.ablation.tables import html, rows_of
+from bench.ablation.user_state import AGES, user_states
 from bench.ablation.variants import VARIANTS, WHOLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,21 @@ def test_a_run_is_kept_and_the_last_line_is_json(files: tuple[Path, ...], tmp_pa
     assert "walks.txt" in page and page.count("<tr>") == 3
     with pytest.raises(SystemExit):
         main([*order[:4], "nonsense"])
+
+
+def test_a_user_state_of_now_knows_what_the_others_do_not(tmp_path: Path) -> None:
+    """Users walk round rings of five; at the second half's start each is moved to another ring."""
+    lines, day = [], 86_400
+    for user in range(40):
+        for step in range(40):
+            ring = (user + (step >= 20)) % 4
+            lines.append(f"{user}\t{ring * 12 + (user + step) % 12}\t5\t{1_000_000_000 + step * day // 8 + user}")
+    path = tmp_path / "u.data"
+    path.write_text("\n".join(lines) + "\n")
+    found = user_states(path, Budget(steps=60, seconds=60.0), seed=0, clock=still)
+    assert list(found)[:3] == list(AGES) and len({found[age]["questions"] for age in AGES}) == 1 and found["live"]["questions"] > 100
+    assert found["live, returning"] == found["live"], "everybody was there in the first half"
+    assert found["live"]["MRR"] > found["daily"]["MRR"] > found["once"]["MRR"]
 
 
 def figures(ue: float, ee: float) -> dict[str, float]:
