@@ -41,6 +41,18 @@ def rolled_back(registry: Models, *, now_ms: int, because: str = "by command") -
     return back
 
 
+def shadow_of(decision: dict[str, Any]) -> str:
+    """What was seen of the version in shadow, in words; empty if it was not there."""
+    numbers = decision["numbers"]
+    if "shadow_lookups" not in numbers:
+        return ""
+    ranked, failed, dropped = (numbers[f"shadow_{name}"] for name in ("lookups", "failed", "dropped"))
+    told = f"{ranked:.0f} look-ups in shadow"
+    if ranked > failed:
+        told += f", {numbers['shadow_overlap']:.0%} of the live answers given too, {numbers['shadow_mean_ms']:.1f} ms each"
+    return told + "".join(f", {count:.0f} {what}" for count, what in ((failed, "failed"), (dropped, "dropped")) if count)
+
+
 def word_of(decision: dict[str, Any]) -> str:
     """What became of the version that a decision names."""
     if decision.get("kind") == ROLL_BACK:

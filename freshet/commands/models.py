@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from freshet.commands.terminal import AsJson, Data, Url, err, out, settings_of
 from freshet.settings import Settings
-from freshet.versions import word_of
+from freshet.versions import shadow_of, word_of
 
 models = typer.Typer(no_args_is_help=True, help="Model versions, the gate's decisions, and the way back.")
 DECISIONS_SHOWN_MAX: Final = 1000
@@ -58,6 +58,8 @@ def listed(
     for decision in found["decisions"][-last:]:
         told = f"{_when(decision['at_ms'])} {decision['version']} ({decision['kind']}) {word_of(decision)}: {decision['reason']}"
         out.print(told, highlight=False, markup=False)
+        if seen := shadow_of(decision):
+            out.print(f"  {seen}", highlight=False, markup=False)
 
 
 @models.command("roll-back")

@@ -127,6 +127,8 @@ class Training:
         if self._running is not None:
             self._running.child.kill()
             self._running = None
+        if self._shadow is not None and self._shadow.candidate is not None:
+            self._shadow.end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _launch(self, job: Job, generation: int) -> None:
@@ -164,13 +166,20 @@ class Training:
         building = self._building
         assert building is not None
         if building.kind == TRUNK and building.row < len(self._service.view.catalogue):
-            building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
+            try:
+                building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
+            except ValueError as error:  # vectors that no collection takes
+                return self._decide(building, f"failed: {error}", now_ms, events)
             return None
-        if self._shadow is not None and not self._stood(self._shadow, building, now_ms):
+        overtaken = self._overtaken(building.version.parent)
+        if not overtaken and self._shadow is not None and not self._stood(self._shadow, building, now_ms):
             return None
-        self._building = None
-        numbers, wrong = building.report.numbers, self._overtaken(building.version.parent)
-        if self._shadow is not None:
+        return self._decide(building, overtaken, now_ms, events)
+
+    def _decide(self, building: _Building, wrong: str, now_ms: int, events: int) -> Outcome:
+        """Promote a candidate, or let it go: for what is wrong already, or for what was seen in shadow."""
+        self._building, numbers = None, building.report.numbers
+        if self._shadow is not None and self._shadow.candidate is not None:
             told = self._shadow.end()
             numbers, wrong = numbers | told.numbers, wrong or _failing(told)
         if wrong:

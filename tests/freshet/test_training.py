@@ -3,6 +3,7 @@
 The child is the real one where its work matters; elsewhere a stand-in program leaves the files that a real training left.
 """
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -316,3 +317,21 @@ def test_a_candidate_that_fails_in_shadow_is_refused_with_the_numbers(service: S
             now_ms += 1000
     assert not outcome.promoted and outcome.reason.startswith("failed in shadow") and outcome.numbers["shadow_failed"] > 0
     assert service.current is None and service.registry.decisions()[-1]["promoted"] is False
+
+
+def test_a_trunk_whose_vectors_are_not_finite_is_refused_and_ends_nothing(
+    service: Service, stand_in: StandIn, tmp_path: Path, whole: Path
+) -> None:
+    model = Model.from_bytes((whole / MODEL_FILE).read_bytes())
+    with torch.no_grad():
+        for parameter in model.tower.parameters():
+            parameter.fill_(float("nan"))
+    stand_in.folder = tmp_path / "broken"
+    shutil.copytree(whole, stand_in.folder)
+    (stand_in.folder / MODEL_FILE).write_bytes(model.to_bytes())
+    stand_in.report(promote=True, reason="better: made up")
+    training = training_of(service)
+    training.start(now_ms=NOW_MS, events=0)
+    outcome = ended(training)
+    assert not outcome.promoted and outcome.reason.startswith("failed: ") and "NaN" in outcome.reason
+    assert service.current is None and not busy(training)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from freshet.commands.cli import app, main
 from freshet.learning.training import Plan, Training
 from freshet.service import Service
-from freshet.versions import ROLL_BACK, word_of
+from freshet.versions import ROLL_BACK, shadow_of, word_of
 from storage.models import UnknownVersion
 from tests.freshet.followed import Followed
 from tests.freshet.running import server
@@ -196,3 +196,13 @@ def test_a_cluster_is_rolled_back_through_its_registry_and_every_follower_answer
     assert [(one["version"], one["kind"]) for one in cluster.registry().decisions()] == [("g1-1", ROLL_BACK)]
     said = run("roll-back", "--yes")
     assert said.exit_code == 1 and "g1-1 has no predecessor on record" in said.stderr, "one step, and no further"
+
+
+def test_the_list_says_what_was_seen_of_a_version_in_shadow(twice: Path) -> None:
+    seen = {"shadow_lookups": 40, "shadow_failed": 3, "shadow_dropped": 7, "shadow_overlap": 0.82, "shadow_mean_ms": 1.94}
+    with site(twice) as service:
+        service.registry.record(REFUSED | {"numbers": seen})
+    words = "  40 look-ups in shadow, 82% of the live answers given too, 1.9 ms each, 3 failed, 7 dropped"
+    assert words in " ".join(run("list", "--data", twice).stdout.split("\n"))
+    assert shadow_of(REFUSED) == ""
+    assert shadow_of({"numbers": dict.fromkeys(seen, 0)}) == "0 look-ups in shadow"
