@@ -226,6 +226,7 @@ def test_a_candidate_whose_files_are_broken_is_a_failed_training(service: Servic
     assert outcome.reason.startswith("failed: ")
     assert service.current is None
     assert service.registry.live() is None
+    assert service.registry.versions() == [], "what cannot be loaded is not stored"
 
 
 def test_failures_leave_no_folders_behind(service: Service, stand_in: StandIn) -> None:
