@@ -96,6 +96,16 @@ class ItemFeatures:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def check_finite(self) -> None:
+        """Raises ValueError naming the first item of which a number is NaN or infinite: one such row spoils every weight."""
+        for name, values in (("degree", self.degree), ("neighbour weights", self.weights), ("image", self.image)):
+            if values is not None and not np.isfinite(values).all():
+                rows = np.flatnonzero(~np.isfinite(values.reshape(len(self), -1)).all(axis=1))
+                raise ValueError(
+                    f"the {name} of {len(rows)} of {len(self)} items hold NaN or infinity, first those of item {self.ids[rows[0]]}; "
+                    "every number must be finite: mend the item or leave it out"
+                )
+
     def around(self, rows: I64s) -> "ItemFeatures":
         """These distinct rows first, in order, then those of their neighbours that are not among them (without neighbours of their own)."""
         around = self.neighbours[rows]

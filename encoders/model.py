@@ -31,6 +31,7 @@ from encoders.unified import ItemTensors, UnifiedEncoder
 MAGIC: Final = b"freshet\n"
 FORMAT: Final = 2
 EMBED_ROWS_MAX: Final = 4096
+_WAY_OUT: Final = "train it anew, or take a version of this format"
 
 
 class CheckpointError(ValueError):
@@ -139,6 +140,13 @@ class Model(nn.Module):
                 digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def same_trunk(self, other: "Model") -> bool:
+        """Whether both make the same item vectors: equal configuration, ids and trunk tensors, which digests tell too, but slower."""
+        if self.config != other.config or not np.array_equal(self.ids, other.ids):
+            return False
+        pairs = ((ours.state_dict(), theirs.state_dict()) for ours, theirs in ((self.tower, other.tower), (self.user, other.user)))
+        return all(torch.equal(tensor, theirs[name]) for ours, theirs in pairs for name, tensor in ours.items())
+
     def to_bytes(self) -> bytes:
         """magic, sha256 of the rest, length of the header, header (JSON), tensors (torch.save)."""
         tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
@@ -150,15 +158,21 @@ class Model(nn.Module):
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "Model":
-        """The model in eval mode. Raises `CheckpointError`: not a model, another format, altered or cut bytes, another shape."""
+        """The model in eval mode.
+
+        Raises `CheckpointError`: not a model, another format, altered or cut bytes, another shape, numbers that are not finite.
+        """
         header, payload = _opened(blob)
         try:
             config = ModelConfig.from_mapping(header["config"])
             stored = torch.load(io.BytesIO(payload), weights_only=True)
             model = cls(config, stored["ids"].numpy().view(np.uint64))
             model.load_state_dict(stored["weights"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever torch makes of bytes that it did not write; pickle's errors are no ValueError
             raise CheckpointError(f"the model's contents do not fit its configuration: {error}") from error
+        broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise CheckpointError(f"{broken[0]} holds numbers that are not finite: train the model anew or take another version")
         return model.eval()
 
     @contextmanager
@@ -181,7 +195,11 @@ def _opened(blob: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
     if hashlib.sha256(blob[start:]).digest() != blob[len(MAGIC) : start]:
         raise CheckpointError(f"the model's {len(blob)} bytes do not have the checksum written with them: altered or cut off")
     length = int.from_bytes(blob[start : start + 4], "little")
-    header = json.loads(blob[start + 4 : start + 4 + length])
-    if header["format"] != FORMAT:
-        raise CheckpointError(f"the model has format {header['format']}, this version reads format {FORMAT}")
+    try:
+        header = json.loads(blob[start + 4 : start + 4 + length])
+        written = header["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the model's header names no format ({error}), this version reads format {FORMAT}: {_WAY_OUT}") from error
+    if written != FORMAT:
+        raise CheckpointError(f"the model has format {written}, this version reads format {FORMAT}: {_WAY_OUT}")
     return header, blob[start + 4 + length :]

@@ -6,7 +6,7 @@ One thread steps; look-ups run on any.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from encoders.blend import Blend
 from encoders.linear import Linear
-from encoders.model import Model
+from encoders.model import CheckpointError, Model
 from freshet.engine import Engine, Pumped
 from freshet.features import ItemFacts
 from freshet.settings import Settings
@@ -145,13 +145,21 @@ class Serving:
         return refreshed
 
     def load(self, name: str) -> Loaded:
-        """A stored version, its collection opened. Raises `UnknownVersion`, `Damaged`, `CheckpointError`."""
-        files, version = self.registry.files(name), self.registry.version(name)
+        """A stored version, its collection opened. Raises `UnknownVersion`, `Damaged`, and what `loaded_from` does."""
+        files = self.registry.files(name)
+        return self.loaded_from(self.registry.version(name), files)
+
+    def loaded_from(self, version: Version, files: Mapping[str, bytes]) -> Loaded:
+        """A version of these files, its collection opened, stored or not.
+
+        Raises `CheckpointError` for what is no whole model or has not the trunk of its generation, ValueError for other unreadable files.
+        """
         model = Model.from_bytes(files[MODEL_FILE])
-        vectors = self._vectors(version.generation, model.config.dim)
+        self._check_space(version, model)
         linear = LinearSource(Linear.from_bytes(files[LINEAR_FILE]), self.view.index) if LINEAR_FILE in files else NOTHING
-        live = LiveModel(name, version.generation, vectors.collection, model, Blend.from_json(files[BLEND_FILE]), vectors, linear)
-        return Loaded(live, model, Blend.from_json(files[COUNTING_FILE]))
+        blend, counting = Blend.from_json(files[BLEND_FILE]), Blend.from_json(files[COUNTING_FILE])
+        vectors = self._vectors(version.generation, model.config.dim)
+        return Loaded(LiveModel(version.name, version.generation, vectors.collection, model, blend, vectors, linear), model, counting)
 
     def build(self, loaded: Loaded, *, now_ms: int, start: int = 0) -> int:
         """Embed the next items of a generation that is being built; returns the row to go on at, the catalogue's length when done."""
@@ -206,6 +214,15 @@ class Serving:
             return loaded.model.embed_items(features, rows)
 
         return Target(loaded.live.generation, loaded.live.vectors, embed, kept)
+
+    def _check_space(self, version: Version, model: Model) -> None:
+        """A user vector means nothing beside item vectors that another trunk made."""
+        for held in (self._current, self._previous, self.pinned):
+            if held is not None and held.live.generation == version.generation and not model.same_trunk(held.model):
+                raise CheckpointError(
+                    f"{version.name} claims generation {version.generation}, but its trunk is not that of {held.live.version}, whose item "
+                    f"vectors it would answer from; tune a head of that version, or store it in a new generation"
+                )
 
     def _vectors(self, generation: int, dim: int) -> Vectors:
         if generation not in self._open:

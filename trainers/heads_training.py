@@ -49,12 +49,34 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """R lists that share their values: list i is `values[begins[i]:ends[i]]`.
+
+    What a user had before each of a hundred thousand questions is the same list, read further each time: a copy each takes gigabytes.
+    """
+
+    values: I64s
+    begins: I64s
+    ends: I64s
+
+    def take(self, chosen: I64s) -> "Spans":
+        """These lists."""
+        return Spans(self.values, self.begins[chosen], self.ends[chosen])
+
+    def lists(self) -> Ragged:
+        """Each one's own values."""
+        lengths = self.ends - self.begins
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Ragged(self.values[np.arange(offsets[-1]) + np.repeat(self.begins - offsets[:-1], lengths)], offsets)
+
+
+@dataclass(frozen=True)
 class HeadSamples:
-    """R questions: trunk user vectors (R, D), unit rows; the row taken next (R,); rows that were no candidates, one list each."""
+    """R questions: trunk user vectors (R, D), unit rows; the row taken next (R,); rows that were no candidates, each once."""
 
     users: F32s
     targets: I64s
-    seen: Ragged
+    seen: Spans
 
     def __len__(self) -> int:
         return len(self.users)
@@ -99,33 +121,34 @@ def replay_mask(events: int, *, before: int, replay_max: int, generator: np.rand
 def head_samples(model: Model, vectors: F32s, events: Placed, *, asked: Bools) -> HeadSamples:
     """Trunk outputs at the moment before each asked event, point in time, and what its user had had.
 
-    vectors (I, D) of the live collection are what the events' rows point at.
+    vectors (I, D) of the live collection are what the events' rows point at. Raises ValueError for one that is not finite.
     """
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise ValueError(f"{len(broken)} of {len(vectors)} item vectors are NaN or infinite, first that of row {broken[0]}; train a trunk")
     cut = windows(events.columns, model.config.history_len, asked=asked)
     table = torch.from_numpy(vectors)
     users = [np.empty((0, vectors.shape[1]), dtype=np.float32)]
-    seen: list[I64s] = []
     model.eval()
     with torch.no_grad():
         for start in range(0, len(cut), WINDOWS_A_TIME):
             part = cut.take(np.arange(start, min(start + WINDOWS_A_TIME, len(cut))))
             outputs = window_outputs(model, table, events, cut=part)[torch.from_numpy(part.targets >= 0)]
             users.append(functional.normalize(outputs, dim=-1).numpy())
-            seen += _seen(part, events.rows)
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in seen])]).astype(np.int64)
-    return HeadSamples(
-        np.concatenate(users),
-        events.rows[cut.targets[cut.targets >= 0]],
-        Ragged(np.concatenate([np.empty(0, dtype=np.int64), *seen]), offsets),
-    )
+    return HeadSamples(np.concatenate(users), events.rows[cut.targets[cut.targets >= 0]], _seen(cut, events))
 
 
-def _seen(cut: Windows, rows: I64s) -> list[I64s]:
-    found = []
-    for window, slot in np.argwhere(cut.targets >= 0):
-        had = cut.inputs[window, : slot + 1]
-        found.append(rows[np.concatenate([cut.earlier(int(window)), had[had >= 0]])])
-    return found
+def _seen(cut: Windows, events: Placed) -> Spans:
+    """Rows of what each question's user had before it: a user's items in the order they came first, as far as the question."""
+    asked = cut.targets >= 0
+    place = np.empty(len(events), dtype=np.int64)
+    place[cut.order] = np.arange(len(events))
+    _, user = np.unique(events.columns.users[cut.order], return_inverse=True)
+    rows = events.rows[cut.order]
+    _, first = np.unique(user * (rows.max(initial=0) + 1) + rows, return_index=True)
+    first.sort()
+    begins = np.broadcast_to(cut.begins[:, None], asked.shape)[asked]
+    return Spans(rows[first], np.searchsorted(first, begins), np.searchsorted(first, place[cut.targets[asked]]))
 
 
 def tune_head(model: Model, samples: Samples, vectors: F32s, *, config: HeadConfig, optimiser: bytes | None = None) -> TunedHead:
@@ -170,8 +193,9 @@ def _losses(head: ResidualHead, samples: HeadSamples, table: Tensor, *, config: 
     hidden = np.zeros((len(samples), len(pool.rows) + 1), dtype=bool)  # the last column takes what is not in the pool
     hidden[np.arange(len(samples)), column_of[samples.targets]] = True
     if config.exclude_seen:
-        questions = np.repeat(np.arange(len(samples)), np.diff(samples.seen.offsets))
-        hidden[questions, column_of[samples.seen.values]] = True
+        seen = samples.seen.lists()
+        questions = np.repeat(np.arange(len(samples)), np.diff(seen.offsets))
+        hidden[questions, column_of[seen.values]] = True
     queries = head.temperature() * head(torch.from_numpy(samples.users))
     positive = (queries * table[torch.from_numpy(samples.targets)]).sum(dim=1)
     negative = queries @ table[torch.from_numpy(pool.rows)].T  # (R, K)

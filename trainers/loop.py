@@ -73,8 +73,9 @@ class Trainer:
         """The weights that rank the newest `validation_share` of the events best, having learned only from those before.
 
         Events in log order; events on items without features are passed over. `live` is not changed. Raises ValueError when there is
-        nothing to learn from. The caller's torch random state is left alone.
+        nothing to learn from, and for features that are not finite. The caller's torch random state is left alone.
         """
+        features.check_finite()
         events = placed(features, columns)
         split = len(events) - max(1, min(int(len(events) * self.config.validation_share), self.config.validation_max))
         if split < 2:
@@ -91,7 +92,8 @@ class Trainer:
     def run(self, model: Model, lesson: Lesson, *, key: str = "", saved: Saved | None = None) -> Trained:
         """Train this model on a lesson cut elsewhere; `saved` (of the same `key`) goes on where it was taken.
 
-        The seconds already spent count. The caller's torch random state is left alone. Raises ValueError without an event to learn from.
+        The seconds already spent count. The caller's torch random state is left alone. Raises ValueError without an event to learn from,
+        and when a loss is not finite: the weights are then lost.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed + self.part.rank)
@@ -150,6 +152,9 @@ class _Run:
         part, beside = self.objective.part, self.objective.parameters()
         moved = [*trunk_parameters(self.model), self.model.head.log_temperature, *beside]
         loss = part.summed(self.objective.backward(batch))
+        if not math.isfinite(loss):
+            told = f"the loss of step {self.step} is {loss} at the learning rate {rate:g}"
+            raise ValueError(f"{told}: the weights would be lost; train at a lower rate, or anew if the live model's are broken")
         part.sum_gradients(moved)
         torch.nn.utils.clip_grad_norm_(trunk_parameters(self.model), self.config.clip_norm)
         self.optimiser.step()

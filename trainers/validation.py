@@ -18,8 +18,8 @@ CELLS_MAX = 2**24
 def validation_ranks(model: Model, features: ItemFeatures, events: Placed, *, asked: Windows, exclude_seen: bool = True) -> I64s:
     """Mid-rank of every target of `asked`, window by window, among all items of the features.
 
-    With `exclude_seen`, what a user had is no candidate, and a target had before is a miss (rank I). A window gives half a history or more;
-    a look-up has the whole and does a little better.
+    With `exclude_seen`, what a user had is no candidate, and a target had before is a miss (rank I), as is one whose score is NaN. A
+    window gives half a history or more; a look-up has the whole and does a little better.
     """
     vectors = torch.from_numpy(model.embed_items(features))
     step = max(1, CELLS_MAX // (model.config.history_len * features.items))
@@ -40,7 +40,7 @@ def _ranks(model: Model, vectors: torch.Tensor, events: Placed, *, cut: Windows,
         hidden = seen_before(cut, events.rows, column_of=np.arange(items), width=items)[slots]
         scores = scores.masked_fill(hidden, -torch.inf)
     ranks = 1 + (scores > target).sum(dim=1) + ((scores == target).sum(dim=1) - 1) // 2
-    missed = scores.gather(1, targets[:, None])[:, 0].isneginf()
+    missed = scores.gather(1, targets[:, None])[:, 0].isneginf() | target[:, 0].isnan()
     return torch.where(missed, items, ranks).numpy()
 
 

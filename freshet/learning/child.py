@@ -19,6 +19,7 @@ import msgspec
 from freshet.child_process import environment, module
 from freshet.learning.job import Job, Report
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
+from storage.files import write_file
 from storage.models import Damaged
 
 ERROR_BYTES_MAX: Final = 2000
@@ -28,17 +29,23 @@ UNUSABLE: Final = (OSError, ValueError, LookupError, msgspec.MsgspecError, Damag
 
 
 class Child:
-    """One running training. Its folder, `job.out`, is made here and goes with `clean`."""
+    """One running training. Its folder, `job.out`, is made here and goes with `clean`.
+
+    Raises OSError, `DiskFull` among them, when it cannot be started: then there is no folder either.
+    """
 
     def __init__(self, job: Job, more: Mapping[str, str] | None = None) -> None:
         self.job, self._out = job, Path(job.out)
         self._out.mkdir(parents=True)
-        (self._out / "job.json").write_bytes(msgspec.json.encode(job))
-        self._errors = (self._out / "errors.txt").open("w+b")
-        self._process = subprocess.Popen(
-            module("freshet.learning.learn", str(self._out / "job.json")), stdout=subprocess.DEVNULL, stderr=self._errors,
-            env=environment(threads=job.threads, more=more),
-        )  # fmt: skip
+        with contextlib.ExitStack() as undone:
+            undone.callback(shutil.rmtree, self._out, ignore_errors=True)
+            write_file(self._out / "job.json", msgspec.json.encode(job), durable=False)
+            self._errors = undone.enter_context((self._out / "errors.txt").open("w+b"))
+            self._process = subprocess.Popen(
+                module("freshet.learning.learn", str(self._out / "job.json")), stdout=subprocess.DEVNULL, stderr=self._errors,
+                env=environment(threads=job.threads, more=more),
+            )  # fmt: skip
+            undone.pop_all()
 
     @property
     def pid(self) -> int:

@@ -42,6 +42,7 @@ from storage.archive import Archive
 from storage.arrays import F32s, I64s
 from storage.catalogue import Content, decode_content
 from storage.columns import ARCHIVE_SCHEMA
+from storage.files import write_file
 from storage.models import Registry
 from storage.neighbours import IN_COLLECTION, RELATIONS, SHOWN_NEXT_TO
 from storage.state import NODES, State
@@ -146,7 +147,7 @@ def main() -> None:
 
 
 def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
-    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole."""
+    """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole. Raises `DiskFull`."""
     began, out, parent = time.monotonic(), Path(job.out), inputs.parent
     cut = cut_archive(job, inputs.archive)
     past, columns, features = learned_from(job, inputs, cut)
@@ -171,12 +172,12 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
     report = Report(
         decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
     )
-    (out / MODEL_FILE).write_bytes(made.model.to_bytes())
-    (out / BLEND_FILE).write_text(candidate.blend.to_json())
-    (out / COUNTING_FILE).write_text(counting.to_json())
-    (out / OPTIMISER_FILE).write_bytes(made.optimiser)
-    (out / LINEAR_FILE).write_bytes(linear.to_bytes())
-    (out / REPORT_FILE).write_bytes(msgspec.json.encode(report))
+    files = {
+        MODEL_FILE: made.model.to_bytes(), BLEND_FILE: candidate.blend.to_json().encode(), COUNTING_FILE: counting.to_json().encode(),
+        OPTIMISER_FILE: made.optimiser, LINEAR_FILE: linear.to_bytes(), REPORT_FILE: msgspec.json.encode(report),
+    }  # fmt: skip
+    for name, data in files.items():
+        write_file(out / name, data, durable=False)
     return report
 
 
@@ -196,7 +197,7 @@ def learned_from(job: Job, inputs: Inputs, cut: Cut) -> tuple[Past, EventColumns
         past.take(applied)
     columns, view = past.columns(), past.walk.view
     if not len(columns):
-        raise ValueError(f"of {cut.training.num_rows} events to learn from none is positive: see which actions are (stream/shape.py)")
+        raise ValueError(f"none of the {cut.training.num_rows} oldest events is a liking; at least one is needed to train: wait for more")
     now_ms, live = int(columns.ts_ms.max()), Model.from_bytes(inputs.parent[MODEL_FILE]) if inputs.parent else None
     widths = live.config.widths if live is not None and not job.anew else _places(view, now_ms)
     features, _ = view.facts(widths).of(view.catalogue.ids, now_ms=now_ms)

@@ -18,7 +18,8 @@ from freshet.learning.job import HEAD, TRUNK, Job, Report
 from freshet.learning.job import Outcome as Outcome
 from freshet.service import Loaded, Service
 from serving.shadow import Shadow, Shadowed
-from storage.models import Version
+from storage.models import Damaged, StaleRecord, UnknownVersion, Version
+from storage.vectors import VectorsDamaged, VectorsLocked
 from trainers.cadence import Cadence, due
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class _Building:
     row: int = 0
     shadowed_ms: int | None = None
     """Since when it is in shadow."""
+    told: Shadowed | None = None
+    """What was seen of it there."""
 
 
 class Training:
@@ -68,20 +71,25 @@ class Training:
         shutil.rmtree(self._folder, ignore_errors=True)  # what a killed parent left: nothing of it was promoted
         self._running: _Running | None = None
         self._building: _Building | None = None
+        self._outcome: Outcome | None = None
+        """Decided, and not recorded yet."""
         self._last_ms: int | None = None
         self._events_at_last = 0
         self._count = 0
 
     @property
     def busy(self) -> bool:
-        """Whether a training runs or its candidate is being embedded."""
-        return self._running is not None or self._building is not None
+        """Whether a training runs, its candidate is being embedded, or what became of it is not on record yet."""
+        return self._running is not None or self._building is not None or self._outcome is not None
 
     def poll(self, *, now_ms: int, events: int, drifted: str = "") -> Outcome | None:
         """Start what is due, look after what runs; an outcome when one has just ended. `events`: accepted so far.
 
-        After a drift, told in words, it is the trunk that is trained: a head turns on the items' vectors, which are then old.
+        After a drift, told in words, it is the trunk that is trained: a head turns on the items' vectors, which are then old. Raises
+        `DiskFull`: what was being done is tried again by the next call.
         """
+        if self._outcome is not None:
+            return self._record(self._outcome)
         if self._building is not None:
             return self._build(now_ms, events)
         if self._running is not None:
@@ -115,7 +123,11 @@ class Training:
             threads=plan.threads,
             anew=plan.anew,
         )
-        self._launch(job, generation)
+        try:
+            self._launch(job, generation)
+        except OSError as error:  # no room for its folder, or for one more process
+            reason = f"failed: the training process could not be started: {error}"
+            self._outcome = Outcome(f"g{generation}-{self._count}", chosen, False, reason, {}, now_ms, events)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the child to end, at most this long: for who has nothing else to do."""
@@ -147,7 +159,7 @@ class Training:
                 report = msgspec.structs.replace(report, promote=False, reason=overtaken)
             if report.promote:
                 self._building = self._stored(running, report, now_ms)
-        except UNUSABLE as error:
+        except (*UNUSABLE, VectorsDamaged, VectorsLocked) as error:
             report = Report(False, f"failed: {error}", {}, 0, 0, {}, 0.0)
         finally:
             running.child.clean()
@@ -156,39 +168,46 @@ class Training:
         return self._record(Outcome(running.version, running.child.job.kind, False, report.reason, report.numbers, now_ms, events))
 
     def _stored(self, running: _Running, report: Report, now_ms: int) -> _Building:
-        """Put the candidate's files beside the other versions, and load it from there."""
+        """Load the candidate, and put its files beside the other versions: what cannot be loaded never stands there."""
+        files = running.child.files()
         version = Version(running.version, running.generation, running.child.job.parent, now_ms, report.as_of_number, report.metrics)
-        self._service.registry.put(version, running.child.files())
-        return _Building(self._service.load(version.name), version, report, running.child.job.kind)
+        loaded = self._service.loaded_from(version, files)
+        try:
+            self._service.registry.put(version, files)
+        except OSError:
+            self._service.drop_unused()  # the collection that was opened for it
+            raise
+        return _Building(loaded, version, report, running.child.job.kind)
 
     def _build(self, now_ms: int, events: int) -> Outcome | None:
-        """Embed the next items of a new generation; promote once every item of the catalogue has its vector."""
+        """Embed the next items of a new generation; promote once every item of the catalogue has its vector.
+
+        What turns out to be unusable on the way is a failed training; with the disk full the same is tried again.
+        """
         building = self._building
         assert building is not None
-        if building.kind == TRUNK and building.row < len(self._service.view.catalogue):
-            try:
+        try:
+            if building.kind == TRUNK and building.row < len(self._service.view.catalogue):
                 building.row = self._service.build(building.loaded, now_ms=now_ms, start=building.row)
-            except ValueError as error:  # vectors that no collection takes
-                return self._decide(building, f"failed: {error}", now_ms, events)
-            return None
-        overtaken = self._overtaken(building.version.parent)
-        if not overtaken and self._shadow is not None and not self._stood(self._shadow, building, now_ms):
-            return None
-        return self._decide(building, overtaken, now_ms, events)
-
-    def _decide(self, building: _Building, wrong: str, now_ms: int, events: int) -> Outcome:
-        """Promote a candidate, or let it go: for what is wrong already, or for what was seen in shadow."""
-        self._building, numbers = None, building.report.numbers
+                return None
+            wrong = self._overtaken(building.version.parent)
+            if not wrong and self._shadow is not None and building.told is None:
+                if not self._stood(self._shadow, building, now_ms):
+                    return None
+                building.told = self._shadow.end()
+            wrong = wrong or _failing(building.told)
+            if not wrong:
+                self._service.promote(building.version, building.loaded)
+        except (StaleRecord, UnknownVersion, Damaged, VectorsDamaged, ValueError) as error:
+            wrong = f"failed: {error}"
+        self._building = None
         if self._shadow is not None and self._shadow.candidate is not None:
-            told = self._shadow.end()
-            numbers, wrong = numbers | told.numbers, wrong or _failing(told)
+            self._shadow.end()
         if wrong:
             self._service.drop_unused()
-        else:
-            self._service.promote(building.version, building.loaded)
-        return self._record(
-            Outcome(building.version.name, building.kind, not wrong, wrong or building.report.reason, numbers, now_ms, events)
-        )
+        numbers = building.report.numbers | (building.told.numbers if building.told else {})
+        told = (building.version.name, building.kind, not wrong, wrong or building.report.reason)
+        return self._record(Outcome(*told, numbers, now_ms, events))
 
     def _stood(self, shadow: Shadow, building: _Building, now_ms: int) -> bool:
         """Whether the candidate has been in shadow for long enough; rank a few look-ups by it."""
@@ -205,14 +224,16 @@ class Training:
         return "" if live == parent else f"another version went live meanwhile: compared with {parent}, now {live} is"
 
     def _record(self, outcome: Outcome) -> Outcome:
-        log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
+        self._outcome = outcome
         self._service.registry.record(msgspec.to_builtins(outcome))
+        self._outcome = None
+        log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         return outcome
 
 
-def _failing(told: Shadowed) -> str:
+def _failing(told: Shadowed | None) -> str:
     """Why a candidate that stood in shadow must not go live; empty if it may."""
-    if not told.failed:
+    if told is None or not told.failed:
         return ""
     of = told.failed + told.compared
     return f"failed in shadow: {told.failed} of {of} look-ups had an error, a vector that is not finite, or too few items"

@@ -1,7 +1,9 @@
 """The model as a whole: bytes and what damages them, configuration, heads, ids."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from encoders.base import HistoryBatch, ItemFeatures
 from encoders.config import ModelConfig
-from encoders.model import CheckpointError, Model
+from encoders.model import FORMAT, MAGIC, CheckpointError, Model
 
 
 def test_bytes_round_trip_gives_the_same_vectors(
@@ -45,6 +47,48 @@ def test_a_flipped_byte_is_always_noticed(blob: bytes, data: st.DataObject) -> N
 def test_bytes_cut_off_are_noticed(blob: bytes, cut: int) -> None:
     with pytest.raises(CheckpointError):
         Model.from_bytes(blob[:cut])
+
+
+def sealed(rest: bytes) -> bytes:
+    """With a checksum that is in order, as another version would have written it."""
+    return MAGIC + hashlib.sha256(rest).digest() + rest
+
+
+@pytest.mark.parametrize("header", [{"config": {}}, {"format": FORMAT - 1}, {"format": "1"}, {"format": None}, [FORMAT], None])
+def test_a_checkpoint_of_another_format_is_refused_with_the_format_this_version_reads(header: object) -> None:
+    text = json.dumps(header).encode()
+    with pytest.raises(CheckpointError, match=f"this version reads format {FORMAT}: train it anew"):
+        Model.from_bytes(sealed(len(text).to_bytes(4, "little") + text + b"tensors of then"))
+    with pytest.raises(CheckpointError, match="names no format"):
+        Model.from_bytes(sealed((10**6).to_bytes(4, "little") + b"cut off before it was sealed"))
+
+
+@pytest.mark.parametrize("payload", [b"", b"no tensors", b"\x80\x02N.", b"PK\x03\x04"])
+def test_tensors_that_cannot_be_read_are_refused_whatever_torch_raises(payload: bytes) -> None:
+    text = json.dumps({"format": FORMAT, "config": asdict(ModelConfig())}).encode()
+    with pytest.raises(CheckpointError, match="do not fit its configuration"):
+        Model.from_bytes(sealed(len(text).to_bytes(4, "little") + text + payload))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["tower.ids.weight", "user.norm.weight", "head.log_temperature"])
+def test_weights_that_are_not_finite_are_never_loaded(blob: bytes, name: str, value: float) -> None:
+    model = Model.from_bytes(blob)
+    name = name if name in model.state_dict() else next(one for one in model.state_dict() if one.startswith(name.split(".")[0]))
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[-1] = value
+    with pytest.raises(CheckpointError, match=rf"^{name} holds numbers that are not finite: train the model anew"):
+        Model.from_bytes(model.to_bytes())
+
+
+def test_the_same_trunk_is_told_as_digests_tell_it(blob: bytes) -> None:
+    model, again = Model.from_bytes(blob), Model.from_bytes(blob)
+    headed = model.with_head({name: tensor + 1 for name, tensor in model.head.state_dict().items()})
+    others = [Model.new(model.config, model.ids, seed=1), Model.new(model.config, model.ids[:2], seed=0)]
+    others.append(Model.new(replace(model.config, dropout=0.0), model.ids, seed=0))
+    assert model.same_trunk(again) and model.same_trunk(headed) and headed.same_trunk(model)
+    for other in others:
+        assert not model.same_trunk(other) and model.trunk_digest() != other.trunk_digest()
 
 
 def test_an_unknown_key_in_the_configuration_is_an_error() -> None:

@@ -136,6 +136,14 @@ def test_collections_are_part_of_the_text() -> None:
     assert len(found[1]) > len(found[0]) > 0
 
 
+def test_a_picture_reaches_no_tower_whatever_its_numbers() -> None:
+    node = hash_id("a", ITEM)
+    plain, pictured = Content(name="a", title="fox"), Content(name="a", title="fox", image=[1e308, -1e308])
+    found = [walked("a", contents={node: one}).view.facts((2,)).of(ids("a"), now_ms=NOW_MS)[0] for one in (plain, pictured)]
+    assert found[1].image is None
+    assert texts(found[0], 0) == texts(found[1], 0)
+
+
 def test_a_degree_is_the_likings_an_item_had() -> None:
     walk = walked("a a b", "a")
     features, _ = walk.view.facts((2,)).of(ids("a", "b", "unheard of"), now_ms=NOW_MS)

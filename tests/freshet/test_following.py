@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import redis
 
+from encoders.model import Model
 from freshet.processes.following import TOLD_MS
 from freshet.processes.serving import ALIVE_MS
+from freshet.version_files import MODEL_FILE
 from serving.answers import Asked
 from storage.leases_redis import LEASE_MS
 from storage.models import Version
@@ -126,6 +128,19 @@ def test_a_head_shares_its_generations_collection_and_is_built_at_once(live: Fol
         assert process.version == "g1-2"
     assert refresher.serving.current.live.vectors.revision_max() == written, "no vector was written anew"  # type: ignore[union-attr]
     assert collections(live) == [1]
+
+
+def test_a_candidate_on_another_trunk_than_its_generations_is_never_loaded(live: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    api, refresher = live.process("api", refreshes=False), live.process("refresher", refreshes=True)
+    now_ms = refreshed(live, refresher, NOW_MS)
+    model = Model.from_bytes(trained()[MODEL_FILE])
+    other = Model.new(model.config, model.ids, seed=99).to_bytes()
+    live.registry().put(Version("g1-2", 1, "g1-1", NOW_MS + 1, 1, {}), {**trained(), MODEL_FILE: other})
+    live.registry().propose("g1-2")
+    for process in (api, refresher):
+        process.round(now_ms)
+        assert (process.following.candidate, process.following.built, process.version) == (None, None, "g1-1")
+    assert "g1-2 claims generation 1, but its trunk is not that of g1-1" in caplog.text
 
 
 def test_a_new_generation_is_built_beside_the_old_and_the_old_goes_when_nobody_names_it(live: Followed) -> None:

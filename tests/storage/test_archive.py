@@ -5,12 +5,10 @@ A crash between two files of a roll is a writer that is gone, and some of the ro
 
 import errno
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +23,7 @@ from storage.archive import Archive, ArchiveDamaged
 from storage.columns import ARCHIVE_SCHEMA
 from storage.files import DiskFull
 from storage.places import FsPlace, Place
+from tests.full_disk import files_end_at
 
 Row = tuple[int, int, int, int]
 """Append number, partition, offset, index."""
@@ -64,17 +63,6 @@ def made(partitions: list[int], *, pack: int = 1) -> list[Row]:
 def found(archive: Archive, *, below: int | None = None) -> list[Row]:
     columns = ("number", "partition", "offset", "index")
     return [row for table in archive.scan(below=below) for row in zip(*(table.column(name).to_pylist() for name in columns), strict=True)]
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """Every write beyond `size` bytes fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @over_both

@@ -4,6 +4,7 @@ The contract runs over every form; then what only the one in a folder must keep.
 """
 
 import errno
+import json
 import math
 import os
 import subprocess
@@ -18,9 +19,10 @@ import redis
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from storage.files import DiskFull
-from storage.models import DECISIONS_MAX, Damaged, Live, Models, Registry, StaleRecord, UnknownVersion, Version
+from storage.models import DECISIONS_MAX, Damaged, Live, Models, Registry, StaleRecord, UnknownVersion, Version, sealed
 from storage.models_redis import RedisRegistry
 from storage.places import FsPlace, LocalPlace, Place
+from tests.full_disk import files_end_at
 from tests.services import redis_server
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +255,20 @@ def test_every_flipped_bit_of_a_manifest_is_noticed(site: Site) -> None:
             continue
 
 
+def test_a_version_of_another_format_is_never_returned_nor_promoted(site: Site) -> None:
+    registry = filled(site, 2)
+    registry.promote("g1-h1", expected_sequence=0)
+    path = site.file("g1-h2", "manifest.json")
+    older = json.loads(path.read_bytes())
+    del older["sha256"]
+    path.write_bytes(sealed({**older, "format": 0}))
+    for asked in (registry.files, registry.version, lambda name: registry.promote(name, expected_sequence=1)):
+        with pytest.raises(Damaged, match="is of format 0 and names 'g1-h2': use another version"):
+            asked("g1-h2")
+    assert [each.name for each in site.opened().versions()] == ["g1-h1"]
+    assert site.opened().files("g1-h1") == FILES
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"live": {}, "sha256": "0"}', b"\xff\xfe"])
 def test_a_broken_live_record_is_an_error_with_a_way_out(site: Site, content: bytes) -> None:
     registry = filled(site, 2)
@@ -343,6 +359,18 @@ def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(tmp_path: Path) -> N
         assert_whole(folder)
     assert codes[0] == 9
     assert codes[-1] == 0, "the last run went through"
+
+
+def test_a_full_disk_while_a_version_is_stored_shows_nothing_of_it(tmp_path: Path) -> None:
+    registry = started(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "versions").iterdir())
+    with files_end_at(1000), pytest.raises(DiskFull, match=r"no room to write .*g1-h4: .* MB free; nothing stored was changed"):
+        registry.put(version(4), FILES)
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == before, "nor aside"
+    again, live = Registry(tmp_path), registry.live()
+    assert live is not None and again.live() == live and again.files(live.version) == FILES
+    again.put(version(4), FILES)
+    assert again.files("g1-h4") == FILES
 
 
 def test_decisions_are_kept_in_order_bounded_and_plain(site: Site) -> None:
