@@ -184,7 +184,10 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
         if model is not None:
             adopt(service, model, now_ms=now_ms())
         metrics = Metrics()
-        plan = Plan(settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads)
+        plan = Plan(
+            settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads,
+            events_max=settings.train_events_max,
+        )  # fmt: skip
         shadow = _shadow(service, settings, metrics)
         training = Training(service, plan, cadence=_cadence(settings), shadow=shadow)
         runner = Runner(service, training, metrics, _asking(service, settings))

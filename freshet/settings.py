@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     train_interval_s: float = Field(30.0, ge=0, description="seconds between two trainings at least")
     trunk_every: int = Field(4, ge=1, description="every so many-th training retrains the trunk: a new generation")
     train_seconds_max: float = Field(120.0, ge=1, description="time one training may take, gate not counted")
+    train_events_max: int = Field(
+        2_000_000, ge=10_000, description="events a training looks at; of more, the older ones are those of a sample of users"
+    )
     train_threads: int = Field(1, ge=1, le=256, description="threads of a training: more where nobody is served on the same cores")
     online_per_s: float = Field(5.0, ge=0, le=1000, description="events ranked just before they are applied, to measure and to see drift")
     shadow_share: float = Field(0.05, ge=0, le=1, description="share of look-ups that a candidate ranks too before it goes live")

@@ -10,13 +10,16 @@ import msgspec
 
 TRUNK: Final = "trunk"
 HEAD: Final = "head"
+EVENTS_MAX: Final = 2_000_000
+"""Events a training looks at unless told otherwise."""
 
 
 class Job(msgspec.Struct):
     """What to train: `kind` trunk or head, on events numbered below `below`, from version `parent` (None: from nothing).
 
     With `anew` a trunk begins from nothing all the same, and is compared with the parent. `data` is the folder of an embedded server.
-    Without one the environment names the cluster's services, and all that is archived is read.
+    Without one the environment names the cluster's services, and all that is archived is read. Of more than `events_max` events the older
+    ones are those of a sample of users (`freshet/learning/reading.py`).
     """
 
     out: str
@@ -31,6 +34,7 @@ class Job(msgspec.Struct):
     new_events: int = 5000
     blend_events: int = 2500
     gate_events: int = 4000
+    events_max: int = EVENTS_MAX
     threads: int = 1
     anew: bool = False
 

@@ -32,6 +32,7 @@ from encoders.config import PLACES, ModelConfig
 from encoders.model import Model
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.job import HEAD, Job, Report
+from freshet.learning.reading import read_for_training
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.view import View
@@ -41,7 +42,6 @@ from serving.sources import SOURCES
 from storage.archive import Archive
 from storage.arrays import F32s, I64s
 from storage.catalogue import Content, decode_content
-from storage.columns import ARCHIVE_SCHEMA
 from storage.files import write_file
 from storage.models import Registry
 from storage.neighbours import IN_COLLECTION, RELATIONS, SHOWN_NEXT_TO
@@ -79,13 +79,15 @@ _NICENESS: Final = 10
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training reads: the archive in the order of its appends, the parent's files, and what is known of the items."""
+    """What a training reads: of the archive what fits, in the order of its appends; the parent's files; what is known of the items."""
 
     archive: pa.Table
     parent: dict[str, bytes] | None
     contents: dict[int, Content]
     keeps_sessions: bool = True
     """Whether who will answer knows of recent sessions."""
+    older_share: float = 1.0
+    """Which part of the users the older events are of."""
 
 
 @dataclass
@@ -169,9 +171,8 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
     gate = GateConfig(cases_planned=cut.gate.num_rows, loss_share_max=0.0 if parent else FIRST_LOSS_SHARE)
     decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
-    report = Report(
-        decision.promote, decision.reason, decision.numbers | weights, cut.learned_to, len(columns), made.metrics, time.monotonic() - began
-    )
+    numbers = decision.numbers | weights | {"older_users_share": inputs.older_share}
+    report = Report(decision.promote, decision.reason, numbers, cut.learned_to, len(columns), made.metrics, time.monotonic() - began)
     files = {
         MODEL_FILE: made.model.to_bytes(), BLEND_FILE: candidate.blend.to_json().encode(), COUNTING_FILE: counting.to_json().encode(),
         OPTIMISER_FILE: made.optimiser, LINEAR_FILE: linear.to_bytes(), REPORT_FILE: msgspec.json.encode(report),
@@ -313,12 +314,8 @@ def folder_inputs(job: Job, folder: Path) -> Inputs:
     finally:
         state.close()
     parent = Registry(folder / "models").files(job.parent) if job.parent else None
-    return Inputs(archived(Archive(folder / "archive", read_only=True), below=job.below), parent, contents)
-
-
-def archived(archive: Archive, *, below: int | None = None) -> pa.Table:
-    """All rows in one piece."""
-    return pa.concat_tables([ARCHIVE_SCHEMA.empty_table(), *archive.scan(below=below)]).combine_chunks()
+    read = read_for_training(Archive(folder / "archive", read_only=True), most=job.events_max, below=job.below)
+    return Inputs(read.table(), parent, contents, older_share=read.share)
 
 
 def stored_contents(state: State, partitions: int) -> dict[int, Content]:

@@ -8,14 +8,15 @@ import pyarrow as pa
 
 from freshet.cluster import archive_of, redis_of, store_of
 from freshet.learning.job import Job
-from freshet.learning.learn import Inputs, archived, stored_contents
+from freshet.learning.learn import Inputs, stored_contents
+from freshet.learning.reading import read_for_training
 from freshet.settings import Settings
 from storage.models_redis import RedisRegistry
 from storage.state_redis import RedisState
 
 
 def cluster_inputs(job: Job) -> Inputs:
-    """Everything that is archived by now. Raises `ServiceUnreachable`, `ArchiveDamaged`, `Damaged`, `UnknownVersion`."""
+    """All that is archived by now and fits. Raises `ServiceUnreachable`, `ArchiveDamaged`, `Damaged`, `UnknownVersion`."""
     settings = Settings()
     client = redis_of(settings)
     state = RedisState(client, partitions=settings.partitions, prefix=settings.redis_prefix)
@@ -23,7 +24,9 @@ def cluster_inputs(job: Job) -> Inputs:
         registry = RedisRegistry(client, store_of(settings, "models"), settings.redis_prefix)
         parent = registry.files(job.parent) if job.parent else None
         contents = stored_contents(state, settings.partitions)
-        return Inputs(one_stream(archived(archive_of(settings))), parent, contents, keeps_sessions=False)  # those who answer are followers
+        read = read_for_training(archive_of(settings), most=job.events_max)
+        # no sessions: those who answer are followers
+        return Inputs(one_stream(read.table()), parent, contents, keeps_sessions=False, older_share=read.share)
     finally:
         state.close()
 

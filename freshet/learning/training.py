@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from freshet.learning.child import UNUSABLE, Child
-from freshet.learning.job import HEAD, TRUNK, Job, Report
+from freshet.learning.job import EVENTS_MAX, HEAD, TRUNK, Job, Report
 from freshet.learning.job import Outcome as Outcome
 from freshet.service import Loaded, Service
 from serving.shadow import Shadow, Shadowed
@@ -32,13 +32,14 @@ SHADOW_MS: Final = 5000
 class Plan:
     """Every so many-th training is of the trunk, each takes so long at most, on so many threads: more than one where nobody is served.
 
-    With `anew` a trunk begins from nothing, not from the live one.
+    With `anew` a trunk begins from nothing, not from the live one. Of more than `events_max` events not all are looked at.
     """
 
     trunk_every: int
     seconds_max: float
     threads: int = 1
     anew: bool = False
+    events_max: int = EVENTS_MAX
 
 
 @dataclass
@@ -122,6 +123,7 @@ class Training:
             seconds_max=plan.seconds_max,
             threads=plan.threads,
             anew=plan.anew,
+            events_max=plan.events_max,
         )
         try:
             self._launch(job, generation)

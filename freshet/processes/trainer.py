@@ -21,7 +21,7 @@ import numpy as np
 
 from freshet.cluster import REDIS_ERRORS
 from freshet.learning.child import UNUSABLE, Child
-from freshet.learning.job import HEAD, TRUNK, Job, Outcome, Report
+from freshet.learning.job import EVENTS_MAX, HEAD, TRUNK, Job, Outcome, Report
 from storage.health import Beats
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models import Damaged, StaleRecord, UnknownVersion, Version
@@ -49,6 +49,7 @@ class Options:
     seconds_max: float
     partitions: int
     threads: int = 1
+    events_max: int = EVENTS_MAX
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -163,7 +164,7 @@ class Trainer:
         self._name = f"g{self._generation}-{number + 1}"
         job = Job(
             out=str((options.folder / self._name).resolve()), kind=kind, parent=live.version if live else None, seed=self._trainings,
-            seconds_max=options.seconds_max, threads=options.threads,
+            seconds_max=options.seconds_max, threads=options.threads, events_max=options.events_max,
         )  # fmt: skip
         self._child = Child(job, options.environment)
         log.info("training_started kind=%s version=%s pid=%d", kind, self._name, self._child.pid)

@@ -119,7 +119,7 @@ def run_trainer(settings: Settings) -> None:
         options = Options(
             folder=settings.data / "training", cadence=Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms),
             trunk_every=settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads,
-            partitions=site.shape.partitions,
+            events_max=settings.train_events_max, partitions=site.shape.partitions,
             environment={"FRESHET_DATA": str(settings.data)},
         )  # fmt: skip
         metrics = TrainerMetrics()

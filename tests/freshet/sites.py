@@ -8,7 +8,8 @@ import msgspec
 
 from freshet.engine import Engine
 from freshet.learning.job import Job, Report
-from freshet.learning.learn import Inputs, archived, run, stored_contents
+from freshet.learning.learn import Inputs, run, stored_contents
+from freshet.learning.reading import read_for_training
 from freshet.service import Loaded, Service
 from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE
@@ -60,7 +61,7 @@ def train(service: Service, out: Path, *, kind: str = "trunk", steps: int = 40) 
         steps_max=steps, blend_events=200, gate_events=200, new_events=300,
     )  # fmt: skip
     parent = service.registry.files(job.parent) if job.parent else None
-    return run(job, Inputs(archived(service.engine.archive), parent, stored_contents(service.engine.state, 1)))
+    return run(job, Inputs(read_for_training(service.engine.archive).table(), parent, stored_contents(service.engine.state, 1)))
 
 
 def promote(service: Service, out: Path, name: str, *, generation: int = 1) -> Loaded:

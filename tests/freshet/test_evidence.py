@@ -5,7 +5,8 @@ import pytest
 
 from freshet.learning.evidence import Answered, Contender, Known, answers, segments
 from freshet.learning.job import Job
-from freshet.learning.learn import Past, archived, cut_archive, stored_contents
+from freshet.learning.learn import Past, cut_archive, stored_contents
+from freshet.learning.reading import read_for_training
 from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, LINEAR_FILE, MODEL_FILE
 from serving.lookup import COUNTING
@@ -25,7 +26,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Answered], Cont
         train(service, folder / "out", steps=20)
         contents = stored_contents(service.engine.state, 1)
         job = Job(str(folder), "trunk", None, blend_events=200, gate_events=200)
-        cut = cut_archive(job, archived(service.engine.archive))
+        cut = cut_archive(job, read_for_training(service.engine.archive).table())
     past = Past(Walk(Shape(), contents))
     past.take(past.walk.advance(from_archive(cut.training)))
     view = past.walk.view

@@ -11,8 +11,9 @@ from encoders.blend import Blend
 from encoders.linear import Linear
 from encoders.model import Model
 from freshet.learning.job import Job, Report
-from freshet.learning.learn import Inputs, archived, cut_archive, run, stored_contents
+from freshet.learning.learn import Inputs, cut_archive, run, stored_contents
 from freshet.learning.learn_cluster import one_stream
+from freshet.learning.reading import read_for_training
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, REPORT_FILE
 from serving.sources import SOURCES
 from storage.columns import ARCHIVE_SCHEMA
@@ -38,7 +39,7 @@ def test_the_linear_weights_are_of_the_training_events_alone(tmp_path: Path) -> 
     """What the windows hold changes nothing of them; what came before does."""
     with site(tmp_path / "data") as service:
         service.engine.flush_archive()
-        whole = archived(service.engine.archive)
+        whole = read_for_training(service.engine.archive).table()
         contents = stored_contents(service.engine.state, 1)
     cut = cut_archive(_job(tmp_path), whole)
     order = np.arange(whole.num_rows)
@@ -92,7 +93,7 @@ def test_a_head_moves_no_item_vector(tmp_path: Path) -> None:
 def test_the_windows_follow_the_training_events_and_do_not_overlap(tmp_path: Path) -> None:
     with site(tmp_path / "data") as service:
         service.engine.flush_archive()
-        cut = cut_archive(_job(tmp_path), archived(service.engine.archive))
+        cut = cut_archive(_job(tmp_path), read_for_training(service.engine.archive).table())
     numbers = [table.column("number").to_numpy() for table in (cut.training, cut.gate, cut.blend)]
     assert max(numbers[0]) < min(numbers[1])
     assert max(numbers[1]) < min(numbers[2])
@@ -111,7 +112,7 @@ def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) 
     with site(tmp_path / "data") as service:
         assert service.engine.applied_number > 1
         with pytest.raises(ValueError, match="at least 300 are needed"):
-            run(_job(tmp_path), Inputs(archived(service.engine.archive, below=1), None, {}))
+            run(_job(tmp_path), Inputs(read_for_training(service.engine.archive, below=1).table(), None, {}))
 
 
 def test_rows_of_many_partitions_become_one_stream_that_is_always_the_same() -> None:
