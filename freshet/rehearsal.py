@@ -86,7 +86,8 @@ def _promoted(service: Service, now_ms: int) -> None:
     ids = service.view.catalogue.ids
     places = np.arange(len(ids), dtype=np.uint16)
     followers = np.broadcast_to(places, (len(DECAYS), len(ids), len(ids))).copy()
-    linear = Linear(np.sort(ids), followers, np.ones(followers.shape, np.float32))
+    weights = np.ones(followers.shape, np.float32)
+    linear = Linear(np.sort(ids), followers, weights, followers[0], weights[0])
     blend = Blend(SOURCES, np.ones(len(SOURCES)))
     files = {
         MODEL_FILE: Model.new(ModelConfig(), ids, seed=0).to_bytes(), BLEND_FILE: blend.to_json().encode(),

@@ -1,18 +1,18 @@
-"""The linear source: a version's weights over what its users liked last, by catalogue row.
+"""The linear sources: a version's weights over what its users liked, by catalogue row.
 
 The weights are as old as the version; the likings are read at each look-up.
 
-    source = LinearSource(Linear.from_bytes(blob), index); mass = source.mass(context.liked, num_items)
+    source = LinearSource(Linear.from_bytes(blob), index); mass = source.next_item(context.liked, num_items)
 """
 
 from typing import Final
 
 import numpy as np
 
-from encoders.linear import DECAYS, Linear
+from encoders.linear import BAG_ITEMS, DECAYS, Linear
 from serving.kernels import follow
 from serving.rows import RowIndex
-from storage.arrays import F64s, I64s
+from storage.arrays import F32s, F64s, I64s, U16s
 from storage.catalogue import Catalogue
 
 
@@ -27,15 +27,22 @@ class LinearSource:
         """Whether it has anything to say."""
         return len(self.weights) > 0
 
-    def mass(self, liked: I64s, num_items: int) -> F64s:
-        """Scores after these likings, newest first, of the first rows of the catalogue: (num_items,); what is below 0 is 0.
+    def next_item(self, liked: I64s, num_items: int) -> F64s:
+        """Scores after the last of these likings, newest first, of the first rows of the catalogue: (num_items,); what is below 0 is 0.
 
         As in the bench, where log-shares are of the positive scores. An item without weights has 0, and all have without a liking.
         """
+        return self._mass(liked[:BAG_ITEMS], num_items, _DECAYS, self.weights.followers, self.weights.weights)
+
+    def ease(self, liked: I64s, num_items: int) -> F64s:
+        """The same of EASE, which asks what belongs to all of these distinct likings and not what comes next."""
+        return self._mass(liked, num_items, _ALIKE, self.weights.ease_followers[None], self.weights.ease_weights[None])
+
+    def _mass(self, liked: I64s, num_items: int, decays: F64s, followers: U16s, weights: F32s) -> F64s:
         if not self or len(liked) == 0:
             return np.zeros(num_items)
         rows, places = self._places(num_items)
-        mass: F64s = follow(liked, places, rows, _DECAYS, self.weights.followers, self.weights.weights, num_items)
+        mass: F64s = follow(liked, places, rows, decays, followers, weights, num_items)
         return mass
 
     def _places(self, num_items: int) -> tuple[I64s, I64s]:
@@ -50,5 +57,6 @@ class LinearSource:
 
 _NONE: Final = np.empty(0, dtype=np.int64)
 _DECAYS: Final = np.array(DECAYS)
+_ALIKE: Final = np.ones(1)
 NOTHING: Final = LinearSource(Linear.none(), RowIndex(Catalogue()))
 """Of a version without such weights, and of no version."""

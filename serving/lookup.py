@@ -20,15 +20,17 @@ from serving.linear import NOTHING, LinearSource
 from serving.live import LiveModel
 from serving.neural import Aim, Space, aimed, neural
 from serving.progress import Progress
-from serving.sources import SOURCES, Context, Reader
+from serving.sources import LINEAR, SOURCES, Context, Reader
 from storage.arrays import Bools, F64s, I64s
 from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
 NEW_ITEM_MS: Final = 86_400_000
-COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.0]))
-"""Until a model with a fitted blend is live. Without a model the neural column is constant and its weight is moot, and so is the linear
-one; sessions weigh what a training shows them to be worth."""
+COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.4, 0.0]))
+"""Until a model with a fitted blend is live, and where its fit begins. Without a model the neural column is constant and its weight is moot,
+and so are those of the linear ones. Linear and sessions weigh what a training shows them to be worth; EASE begins with what it was worth
+on the first fifth of MovieLens-100K, which is the prequential protocol's to choose by.
+"""
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()
 
@@ -91,10 +93,14 @@ class Lookup:
             allowed[context.seen] = False
         if self.all_are_candidates(context):
             return np.flatnonzero(allowed)
-        share = self._candidates_max // (len(SOURCES) - (aim is None) - (not linear))
+        brought = LINEAR.stop - LINEAR.start
+        share = self._candidates_max // (len(SOURCES) - (aim is None) - brought * (not linear))
         liked, hot = (rows[rows < len(allowed)] for rows in self._reader.popularity.top(share + len(context.seen)))
         proposed = [_best(context.heat.positives, liked, allowed, share), _best(context.heat.heat, hot, allowed, share)]
-        masses = (sources.neighbours(context), sources.similar(context), sources.linear(context, linear), sources.sessions(context))
+        masses = (
+            sources.neighbours(context), sources.similar(context), sources.sessions(context),
+            sources.linear(context, linear), sources.ease(context, linear),
+        )  # fmt: skip
         proposed.extend(_best(mass, np.flatnonzero(mass > 0), allowed, share) for mass in masses)
         if aim is not None:
             seen = self._reader.catalogue.ids[context.seen] if exclude_seen else None
@@ -121,9 +127,9 @@ class Lookup:
         return neural(aim, self._reader.catalogue, self._reader.index, rows)
 
     def linear(self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource) -> F64s:
-        """The linear column alone (C,)."""
-        column: F64s = self._log_shares(context, rows, sources.linear(context, linear)[rows][None], neural=neural)[0]
-        return column
+        """The columns that a version's linear weights make, `LINEAR` of `SOURCES`: (2, C)."""
+        masses = np.stack([sources.linear(context, linear)[rows], sources.ease(context, linear)[rows]])
+        return self._log_shares(context, rows, masses, neural=neural)
 
     def counting(
         self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource = NOTHING, asked: Collection[str] = SOURCES

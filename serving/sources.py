@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from encoders.linear import BAG_ITEMS
 from serving.kernels import gathered, spread
 from serving.linear import LinearSource
 from serving.popularity import Heat, Popularity
@@ -26,10 +25,10 @@ from storage.histories import Histories, History
 from storage.ids import USER, hash_id
 from storage.neighbours import CO_ENGAGED, Neighbours
 
-SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent", "linear", "sessions")
+SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent", "linear", "ease", "sessions")
 """The columns of the features, in order; a blend names those it weighs."""
-LINEAR: Final = SOURCES.index("linear")
-"""The one column besides the neural one that a version brings; the others are of the counts alone."""
+LINEAR: Final = slice(SOURCES.index("linear"), SOURCES.index("ease") + 1)
+"""The columns besides the neural one that a version brings; the others are of the counts alone."""
 RECENT_MAX: Final = 10
 SMOOTHING: Final = 10.0
 
@@ -69,7 +68,7 @@ class Context:
 
     @cached_property
     def liked(self) -> I64s:
-        """The last likings, newest first."""
+        """The likings that are known, newest first."""
         rows, _ = self._likings
         return rows[rows >= 0][::-1]
 
@@ -85,8 +84,8 @@ class Context:
 
     @cached_property
     def _likings(self) -> tuple[I64s, I64s]:
-        """Rows, -1 of items beyond `live`, and times of the last likings, oldest first: both (L,)."""
-        entries = np.flatnonzero(self.positive[self.history.actions])[-BAG_ITEMS:]
+        """Rows, -1 of items beyond `live`, and times of the likings, oldest first: both (L,)."""
+        entries = np.flatnonzero(self.positive[self.history.actions])
         rows = self.index.rows(self.history.items[entries])
         rows[rows >= len(self.live)] = -1
         return rows, self.history.ts_ms[entries]
@@ -205,7 +204,15 @@ def linear(context: Context, weights: LinearSource) -> F64s:
 
     Source: the evaluation protocol, section 2. We differ: of each item the heaviest weights alone.
     """
-    return weights.mass(context.liked, len(context.live))
+    return weights.next_item(context.liked, len(context.live))
+
+
+def ease(context: Context, weights: LinearSource) -> F64s:
+    """The version's EASE model over all likings that the history still holds, each once; what it scores below 0 has no mass.
+
+    Source: Steck (WWW 2019). We differ: of each item the heaviest weights alone.
+    """
+    return weights.ease(np.unique(context.liked), len(context.live))
 
 
 def sessions(context: Context) -> F64s:
@@ -225,6 +232,7 @@ def counting(context: Context, weights: LinearSource, rows: I64s, asked: Collect
         popular(context) if "popular" in asked else nothing,
         recent(context) if "recent" in asked else nothing,
         linear(context, weights) if "linear" in asked else nothing,
+        ease(context, weights) if "ease" in asked else nothing,
         sessions(context) if "sessions" in asked else nothing,
     )
     table: F64s = gathered(masses, rows)

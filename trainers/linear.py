@@ -1,7 +1,7 @@
 """Linear next-item model: ridge regression from two decayed bags of what a user had to what came next, in closed form.
 
     ridge = Ridge.fit(sequences, num_items); ridge.scores(inputs)
-    linear = fitted(events, ids, seconds_max=6.0)     # what a version carries
+    linear = fitted(events, ids, seconds_max=6.0)     # what a version carries, EASE's weights with it
 
 x = two bags of the last 60 items, the item p places back weighing .5^p in one and .9^p in the other; W = (A'A + 100 I)^-1 A'Y over all
 training positions, Y the next item; score = x W. Memory is 8 I^2 floats, time goes by I^3: `fits` says whether a catalogue is small enough.
@@ -19,8 +19,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import hstack
 
-from encoders.base import F64s, Ragged, U64s
-from encoders.linear import BAG_ITEMS, DECAYS, FOLLOWERS_MAX, ITEMS_MAX, Linear
+from encoders.base import F32s, F64s, Ragged, U16s, U64s
+from encoders.linear import BAG_ITEMS, DECAYS, EASE_FOLLOWERS_MAX, FOLLOWERS_MAX, ITEMS_MAX, Linear
+from trainers.ease import Ease
 from trainers.samples import Placed, by_user
 from trainers.sequence_counts import recency
 from trainers.sequence_kernels import bag_moments
@@ -28,7 +29,7 @@ from trainers.sequence_kernels import bag_moments
 PENALTY: Final = 100.0
 RIDGE_ITEMS_MAX: Final = ITEMS_MAX  # 0.5 GiB for A'A, half a minute of one core to solve
 CUBE_S: Final = 4.5e-10
-"""Seconds of one core to solve, by the cube of the items: 2.1 s for 1,682, 16 s for 3,416."""
+"""Seconds of one core to solve, by the cube of the items: 2.1 s for 1,682, 16 s for 3,416. EASE takes a fifth of that besides."""
 LIKINGS_MAX: Final = 1 << 19
 """Newest likings that a version's weights are fitted to: their moments take 2.5 s."""
 
@@ -61,11 +62,13 @@ class Ridge:
         return scores
 
 
-def fitted(events: Placed, ids: U64s, *, seconds_max: float, followers_max: int = FOLLOWERS_MAX) -> Linear:
+def fitted(
+    events: Placed, ids: U64s, *, seconds_max: float, followers_max: int = FOLLOWERS_MAX, ease_followers_max: int = EASE_FOLLOWERS_MAX
+) -> Linear:
     """The weights for a version, of the items (I,) that the events' rows point at; the equations are solved within about `seconds_max`.
 
     In order: 1. of the newest likings, 2. those of the most liked items (ties by row) as far as the time goes, 3. by user in order of event
-    time, are solved for; 4. of the solution, by item and bag, the `followers_max` weights of the largest size, heaviest first.
+    time, are solved for; 4. of the solutions, by item and bag, the weights of the largest size are kept, heaviest first.
     """
     events = events.take(slice(-LIKINGS_MAX, None))
     likings = np.bincount(events.rows, minlength=len(ids))
@@ -77,12 +80,12 @@ def fitted(events: Placed, ids: U64s, *, seconds_max: float, followers_max: int 
     place[chosen] = np.arange(items_max)
     known = events.take(np.flatnonzero(place[events.rows] >= 0))
     order, offsets = by_user(known.columns)
-    ridge = Ridge.fit(Ragged(place[known.rows[order]], offsets), items_max)
-    return heaviest(ridge, ids[chosen], followers_max=followers_max)
+    sequences = Ragged(place[known.rows[order]], offsets)
+    next_item = heaviest(Ridge.fit(sequences, items_max).weights.reshape(len(DECAYS), items_max, items_max), followers_max)
+    return Linear(ids[chosen], *next_item, *heaviest(Ease.fit(sequences, items_max).weights, ease_followers_max))
 
 
-def heaviest(ridge: Ridge, ids: U64s, *, followers_max: int) -> Linear:
-    """The `followers_max` weights of the largest size of each item and bag, ties by place."""
-    weights = ridge.weights.reshape(len(DECAYS), len(ids), len(ids))
-    followers = np.argsort(-np.abs(weights), axis=2, kind="stable")[:, :, :followers_max]
-    return Linear(ids, followers.astype(np.uint16), np.take_along_axis(weights, followers, axis=2).astype(np.float32))
+def heaviest(weights: F64s, followers_max: int) -> tuple[U16s, F32s]:
+    """Of weights (..., I, I) the `followers_max` of the largest size in each row, ties by place, and where they stand: both (..., I, K)."""
+    followers = np.argsort(-np.abs(weights), axis=-1, kind="stable")[..., :followers_max]
+    return followers.astype(np.uint16), np.take_along_axis(weights, followers, axis=-1).astype(np.float32)

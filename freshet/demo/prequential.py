@@ -139,8 +139,8 @@ class Contest:
         self._ranking.ask(Asked(event.user_id, row, 0, question), models)
 
     def _frozen_linear(self, context: Context, rows: I64s, live: LiveModel | None) -> F64s:
-        """The frozen version's linear column; empty where it is the live one's, or weighs nothing."""
-        if self.frozen is None or SOURCES[LINEAR] not in self.frozen.live.blend.weighed:
+        """The frozen version's linear columns; empty where they are the live one's, or weigh nothing."""
+        if self.frozen is None or not self.frozen.live.blend.weighed.intersection(SOURCES[LINEAR]):
             return np.empty(0)
         if live is not None and live.version == self.frozen.live.version:
             return np.empty(0)

@@ -48,7 +48,7 @@ class Version(msgspec.Struct, tag=True, array_like=True):
 class Question(msgspec.Struct, array_like=True):
     """One look-up: the history (items u64, actions u8, ts_ms i64), the candidates' rows u32 (C,), their counting columns f64 (S - 1, C).
 
-    `frozen_linear` f64 (C,) is what the frozen version's linear source says instead; empty where that is the live version. `at` is the
+    `frozen_linear` f64 (2, C) is what the frozen version's linear sources say instead; empty where that is the live version. `at` is the
     place of what was taken among the candidates; `live` and `frozen` name versions, if there are any.
     """
 

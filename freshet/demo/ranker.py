@@ -97,7 +97,7 @@ class Ranker:
             stale = features.copy()
             stale[0] = self._column(asked, frozen)
             if asked.frozen_linear:
-                stale[LINEAR] = np.frombuffer(asked.frozen_linear)
+                stale[LINEAR] = np.frombuffer(asked.frozen_linear).reshape(-1, stale.shape[1])
         scores = (
             blended(live.blend if live else COUNTING, features.T),
             features[0],

@@ -14,7 +14,7 @@ from serving.live import LiveModel
 from serving.lookup import COUNTING, blended
 from serving.neural import aimed
 from serving.online import TOP, Case, Online
-from serving.sources import SOURCES, Context
+from serving.sources import LINEAR, SOURCES, Context
 from storage.arrays import F64s, I64s
 from storage.ids import ITEM, hash_id
 from storage.log import Record
@@ -90,7 +90,8 @@ class Asking:
         if live is None:
             del named["neural"]
         if not linear:
-            del named["linear"]
+            for source in SOURCES[LINEAR]:
+                del named[source]
         if live is not None and predecessor is not None:
             self._watch(live.version, predecessor.live.version)
             named[PREDECESSOR] = self._rank_of(predecessor.live, context, item)

@@ -124,7 +124,7 @@ class Site:
         self.append_entities([msgspec.json.encode(entity) for entity in entities])
         self.run()
 
-    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5)) -> LiveModel:
+    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5)) -> LiveModel:
         """An untrained model of everything stocked by now, with its vectors."""
         model = Model.new(CONFIG, np.unique(self.catalogue.ids), seed=1)
         vectors = self.collections.open(1, CONFIG.dim)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from encoders.linear import BAG_ITEMS
+from trainers.ease import Ease
 from trainers.linear import CUBE_S, LIKINGS_MAX, PENALTY, Ridge, fitted, heaviest
 from trainers.samples import EventColumns, Placed
 from trainers.sequence_counts import ragged
@@ -40,10 +41,11 @@ def test_a_versions_weights_are_the_ridges_of_each_users_order_in_time() -> None
     rows, users, ts_ms = (random.integers(0, high, size=200) for high in (10, 7, 50))
     found = fitted(events(rows.tolist(), users=users.tolist(), ts_ms=ts_ms.tolist()), IDS, seconds_max=1.0)
     sequences = [np.array([rows[n] for n in np.lexsort((np.arange(200), ts_ms)) if users[n] == user]) for user in range(7)]
-    whole = heaviest(Ridge.fit(ragged(sequences), 10), IDS, followers_max=10)
+    followers, weights = heaviest(Ridge.fit(ragged(sequences), 10).weights.reshape(2, 10, 10), 10)
     assert np.array_equal(found.ids, IDS)
-    assert np.array_equal(found.followers, whole.followers)
-    assert found.weights == pytest.approx(whole.weights)
+    assert found.ease_weights == pytest.approx(heaviest(Ease.fit(ragged(sequences), 10).weights, 10)[1])
+    assert np.array_equal(found.followers, followers)
+    assert found.weights == pytest.approx(weights)
 
 
 def test_what_the_time_does_not_go_to_are_the_least_liked_items() -> None:
