@@ -3,6 +3,7 @@
 sketch = CountMin(tau=10_000.0, seed=0); sketch.see(targets, now); pool = mixed_pool(rows, draws, generator)
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class CountMin:
         self.counts = np.zeros((depth, width))
         self.total = 0.0
         self.landmark = 0.0
+        self.now = 0.0
         random = np.random.default_rng(seed)
         self._multipliers = random.integers(0, 2**64, size=(depth, 1), dtype=np.uint64) | np.uint64(1)
 
@@ -32,7 +34,7 @@ class CountMin:
         """Count these draws at time `now` (any unit, that of `tau`; must not fall)."""
         if (now - self.landmark) / self.tau > DECAYS_MAX:
             self.rescale(now)
-        gain = float(np.exp((now - self.landmark) / self.tau))
+        self.now, gain = now, float(np.exp((now - self.landmark) / self.tau))
         for row, cells in zip(self.counts, self._cells(ids), strict=True):
             np.add.at(row, cells, gain)
         self.total += gain * len(ids)
@@ -53,6 +55,10 @@ class CountMin:
         with np.errstate(divide="ignore"):
             found: F64s = np.log(self._least(ids)) - np.log(self.total) + np.log(draws)
         return found
+
+    def log_once(self, draws: int) -> float:
+        """What `log_q` says of an id that was drawn once, just now. Raises ValueError when nothing was ever drawn."""
+        return (self.now - self.landmark) / self.tau - math.log(self.total) + math.log(draws)
 
     def _least(self, ids: U64s) -> F64s:
         least: F64s = np.take_along_axis(self.counts, self._cells(ids), axis=1).min(axis=0)
@@ -98,11 +104,17 @@ class Draws:
     uniform: int
 
     def log_expected(self, rows: I64s) -> F64s:
-        """Log of each row's expected number of draws; where the two parts overlap, expected draws add up."""
+        """Log of each row's expected number of draws; where the two parts overlap, expected draws add up.
+
+        What neither part can bring (pairs ask for items that nobody took of late) counts as drawn once: of nothing there is no log.
+        """
         expected = np.full(len(rows), self.uniform / len(self.ids))
         if self.in_batch:
             expected += np.exp(self.sketch.log_q(self.ids[rows], self.in_batch))
-        logs: F64s = np.log(expected)
+        never = expected == 0.0
+        logs: F64s = np.log(np.where(never, 1.0, expected))
+        if never.any():
+            logs[never] = self.sketch.log_once(self.in_batch)
         return logs
 
 

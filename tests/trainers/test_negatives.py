@@ -82,6 +82,20 @@ def test_expected_draws_of_both_parts_add_up() -> None:
     assert np.exp(draws.log_expected(np.array([0, 1, 2]))).tolist() == pytest.approx([8 * 0.75 + 0.5, 8 * 0.25 + 0.5, 0.5])
 
 
+def test_what_no_draw_can_bring_counts_as_drawn_once() -> None:
+    """Pairs ask for items that no window of late took: without uniform draws their share would be nothing, and its log no number."""
+    sketch = CountMin(tau=100.0, seed=0)
+    ids = np.arange(1, 6, dtype=np.uint64)
+    sketch.see(ids[:3], 1.0)
+    sketch.see(ids[:1], 50.0)
+    logs = Draws(ids, sketch, in_batch=8, uniform=0).log_expected(np.arange(5))
+    assert np.isfinite(logs).all()
+    assert logs[3] == logs[4]
+    sketch.see(ids[3:4], 50.0)
+    once = Draws(ids, sketch, in_batch=8, uniform=0).log_expected(np.array([3]))[0]
+    assert logs[3] == pytest.approx(once + np.log(sketch.total) - np.log(sketch.total - np.exp(0.5)))
+
+
 def test_the_mean_over_pools_is_the_sum_over_the_catalogue() -> None:
     """Papers, 1.7: mean of Σ exp(s - log_q) over draws = Σ_v exp(s_v) within 4 standard errors, for both kinds of pool."""
     random = np.random.default_rng(0)
