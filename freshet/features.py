@@ -12,6 +12,7 @@ from encoders.base import COLLECTION, ITEM, ItemFeatures, Ragged
 from encoders.config import COLLECTIONS, NEAR, RELATIONS, SHOWN, SIBLINGS
 from encoders.push import Adjacency, nearest
 from encoders.text import tokens
+from serving.contents import described
 from storage.arrays import F32s, F64s, I64s, U64s
 from storage.catalogue import Catalogue, Content
 from storage.neighbours import CO_ENGAGED, IN_COLLECTION, SHOWN_NEXT_TO, Neighbours
@@ -114,10 +115,8 @@ def _nodes(lists: Lists, *, like: U64s) -> U64s:
 
 
 def _hashed(content: Content) -> I64s:
-    """A collection says its name as the items in it do."""
-    named = [content.name] if content.kind == "collection" else content.collections
-    attributes = {**content.attributes, "collection": named} if named else content.attributes
-    return tokens([f"{content.title} {content.text}"], [attributes]).values
+    text, attributes = described(content)
+    return tokens([text], [attributes]).values
 
 
 def _degree(counts: F64s | I64s) -> F32s:

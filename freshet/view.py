@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from freshet.features import ItemFacts
+from serving.contents import Contents
 from serving.live import LiveModel
 from serving.lookup import Lookup
 from serving.popularity import Popularity
@@ -29,7 +30,7 @@ from stream.shape import Shape
 
 
 class View:
-    """Catalogue, popularity, sessions, histories and neighbours of one state, kept fresh by `take` after each commit.
+    """Catalogue, contents, popularity, sessions, histories and neighbours of one state, kept fresh by `take` after each commit.
 
     Without `keeps_sessions` there are none: for who sees what commits changed, and not the events.
     """
@@ -43,15 +44,18 @@ class View:
         self.index = RowIndex(self.catalogue)
         self.popularity = Popularity(self.index, self.counts, partitions=shape.partitions, half_life_ms=shape.count_half_life_ms)
         self.sessions = Sessions(self.index)
+        self.contents = Contents(self.catalogue)
         self.progress = progress or Progress()
         self.reader = Reader(
             self.catalogue, self.index, histories=self.histories, neighbours=self.neighbours, popularity=self.popularity,
-            sessions=self.sessions, partition_of=lambda user: partition_of(user, shape.partitions), positive=shape.positive,
+            sessions=self.sessions, contents=self.contents, partition_of=lambda user: partition_of(user, shape.partitions),
+            positive=shape.positive,
         )  # fmt: skip
 
     def load(self) -> None:
         """Read catalogue, counts and sessions from the state."""
         self.catalogue.load(self._state, self._names, self._shape.partitions)
+        self.contents.load()
         self.popularity.load()
         if self._keeps_sessions:
             self._load_sessions()
@@ -79,6 +83,8 @@ class View:
         """Learn new content of items and collections."""
         for node, content in contents.items():
             self.catalogue.take(node, content)
+        rows = self.catalogue.rows(np.fromiter(contents, np.uint64, len(contents)))
+        self.contents.put(rows[rows >= 0])
 
     def _load_sessions(self) -> None:
         """The likings that the histories hold, in order of time, as many as there is room for.

@@ -20,16 +20,16 @@ from serving.linear import NOTHING, LinearSource
 from serving.live import LiveModel
 from serving.neural import Aim, Space, aimed, neural
 from serving.progress import Progress
-from serving.sources import LINEAR, SOURCES, Context, Reader
+from serving.sources import COUNTED, LINEAR, SOURCES, Context, Reader
 from storage.arrays import Bools, F64s, I64s
 from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
 NEW_ITEM_MS: Final = 86_400_000
-COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.4, 0.0]))
+COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.4, 0.0, 0.0]))
 """Until a model with a fitted blend is live, and where its fit begins. Without a model the neural column is constant, its weight is moot,
-and so are those of the linear ones. Linear and sessions weigh what a training shows them to be worth; EASE begins with what it was worth
-on the first fifth of MovieLens-100K, which is the prequential protocol's to choose by.
+and so are those of the linear ones. Linear, sessions and content weigh what a training shows them to be worth; EASE begins with what it
+was worth on the first fifth of MovieLens-100K, which is the prequential protocol's to choose by.
 """
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()
@@ -98,7 +98,7 @@ class Lookup:
         liked, hot = (rows[rows < len(allowed)] for rows in self._reader.popularity.top(share + len(context.seen)))
         proposed = [_best(context.heat.positives, liked, allowed, share), _best(context.heat.heat, hot, allowed, share)]
         masses = (
-            sources.neighbours(context), sources.similar(context), sources.sessions(context),
+            sources.neighbours(context), sources.similar(context), sources.sessions(context), sources.content(context),
             sources.linear(context, linear), sources.ease(context, linear),
         )  # fmt: skip
         proposed.extend(_best(mass, np.flatnonzero(mass > 0), allowed, share) for mass in masses)
@@ -129,27 +129,30 @@ class Lookup:
     def linear(self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource) -> F64s:
         """The columns that a version's linear weights make, `LINEAR` of `SOURCES`: (2, C)."""
         masses = np.stack([sources.linear(context, linear)[rows], sources.ease(context, linear)[rows]])
-        return self._log_shares(context, rows, masses, neural=neural)
+        self._average_newborn(context, rows, masses, neural=neural)
+        return log_shares(masses)
 
     def counting(
         self, context: Context, rows: I64s, *, neural: bool, linear: LinearSource = NOTHING, asked: Collection[str] = SOURCES
     ) -> F64s:
-        """The other columns (S - 1, C): from live counts, lists and sessions, and a version's linear weights.
+        """The other columns (S - 1, C): from live counts, lists, sessions and contents, and a version's linear weights.
 
         Beside a neural column an item born within a day and not yet counted has the candidates' mean mass: counts have
         nothing to say of it, and it is for its content to be near the user or not.
         """
-        return self._log_shares(context, rows, sources.counting(context, linear, rows, asked), neural=neural)
+        masses = sources.counting(context, linear, rows, asked)
+        self._average_newborn(context, rows, masses[: COUNTED.stop - COUNTED.start], neural=neural)
+        return log_shares(masses)
 
-    def _log_shares(self, context: Context, rows: I64s, masses: F64s, *, neural: bool) -> F64s:
+    def _average_newborn(self, context: Context, rows: I64s, masses: F64s, *, neural: bool) -> None:
+        """Write the mean of each row of masses (S, C) to the items that counts have nothing to say of, if something else has."""
         if not neural:
-            return log_shares(masses)
+            return
         uncounted = np.flatnonzero(context.heat.events[rows] == 0)
         age_ms = context.now_ms - self._reader.catalogue.born_ms[rows[uncounted]]
         new = uncounted[(age_ms >= 0) & (age_ms < NEW_ITEM_MS)]
         if len(new):
             masses[:, new] = masses.mean(axis=1, keepdims=True)
-        return log_shares(masses)
 
     def similar(self, item_id: str, *, k: int = 10, now_ms: int) -> SimilarAnswer:
         """Items like this one, by vector and by neighbour list; a new item is there as soon as it has a vector. Raises `NotFound`."""

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from serving.contents import Contents
 from serving.kernels import gathered, spread
 from serving.linear import LinearSource
 from serving.popularity import Heat, Popularity
@@ -25,10 +26,14 @@ from storage.histories import Histories, History
 from storage.ids import USER, hash_id
 from storage.neighbours import CO_ENGAGED, Neighbours
 
-SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent", "linear", "ease", "sessions")
+SOURCES: Final = ("neural", "neighbours", "similar", "popular", "recent", "linear", "ease", "sessions", "content")
 """The columns of the features, in order; a blend names those it weighs."""
 LINEAR: Final = slice(SOURCES.index("linear"), SOURCES.index("ease") + 1)
-"""The columns besides the neural one that a version brings; the others are of the counts alone."""
+"""The columns that the linear weights of a version make."""
+BROUGHT: Final = ("neural", *SOURCES[LINEAR])
+"""What a version is for."""
+COUNTED: Final = slice(1, SOURCES.index("content"))
+"""The columns that know nothing of an item nobody has had."""
 RECENT_MAX: Final = 10
 SMOOTHING: Final = 10.0
 
@@ -46,7 +51,8 @@ class Links:
 class Context:
     """What one look-up knows of its user, read once, in catalogue rows.
 
-    `recent`: the last distinct items liked, newest first; `positive` (256,): which action codes are a liking; `past`: the sessions of all.
+    `recent`: the last distinct items liked, newest first; `positive` (256,): which action codes are a liking; `past`: the sessions of all;
+    `contents`: of the newest items.
     What few blends weigh is made of it when it is first asked for.
     """
 
@@ -58,6 +64,7 @@ class Context:
     heat: Heat
     live: Bools
     past: Sessions
+    contents: Contents
     index: RowIndex
     positive: Bools
 
@@ -101,6 +108,7 @@ class Reader:
     neighbours: Neighbours
     popularity: Popularity
     sessions: Sessions
+    contents: Contents
     partition_of: Callable[[str], int]
     positive: Bools
 
@@ -117,7 +125,7 @@ class Reader:
         links = self.links(self.catalogue.ids[recent], now_ms=now_ms)
         return Context(
             now_ms, history, recent=recent, seen=seen, links=links, heat=self.popularity.snapshot(items), live=live, past=self.sessions,
-            index=self.index, positive=self.positive,
+            contents=self.contents, index=self.index, positive=self.positive,
         )  # fmt: skip
 
     def live(self) -> Bools:
@@ -223,6 +231,11 @@ def sessions(context: Context) -> F64s:
     return context.votes
 
 
+def content(context: Context) -> F64s:
+    """Likeness of the newest items' words to those of the last ten likings: what can be said of an item that nobody has had yet."""
+    return context.contents.near(context.recent, len(context.live))
+
+
 def counting(context: Context, weights: LinearSource, rows: I64s, asked: Collection[str] = SOURCES) -> F64s:
     """The masses of every source but the neural one at these rows, in the order of `SOURCES`: (S - 1, C); 0 of those not asked."""
     nothing = np.zeros(len(context.live))
@@ -234,6 +247,7 @@ def counting(context: Context, weights: LinearSource, rows: I64s, asked: Collect
         linear(context, weights) if "linear" in asked else nothing,
         ease(context, weights) if "ease" in asked else nothing,
         sessions(context) if "sessions" in asked else nothing,
+        content(context) if "content" in asked else nothing,
     )
     table: F64s = gathered(masses, rows)
     return table

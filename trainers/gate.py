@@ -1,7 +1,7 @@
 """The gate: a candidate goes live only if it is better on the newest events, which neither it nor the live model has learned from.
 
     evidence = Evidence(candidate=gain_new, live=gain_old, askers=ids, segments={}, users=vectors, generation=1, expected=1,
-                        neural_weight=weight)
+                        brought_weight=weight)
     decision = decide(evidence, GateConfig(cases_planned=4000))
 
 It may be asked again whenever more events have come: what it tells holds at every look (`trainers/anytime.py`).
@@ -46,8 +46,8 @@ class Evidence:
 
     askers (n,): who asked, as any numbers. segments: (n,) each, which events are of it, by its name; they may overlap.
     users (m, D): the candidate's user vectors on these events. generation: the space the candidate was built for; expected: the one it
-    is about to serve (the live one for a head, the new collection's for a trunk). neural_weight: what its own scores weigh in the
-    candidate's blend.
+    is about to serve (the live one for a head, the new collection's for a trunk). brought_weight: what the sources that live in a version
+    weigh in the candidate's blend.
     """
 
     candidate: F64s
@@ -57,7 +57,7 @@ class Evidence:
     users: F32s
     generation: int
     expected: int
-    neural_weight: float
+    brought_weight: float
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ def _useless(evidence: Evidence, config: GateConfig, numbers: dict[str, float]) 
         return f"collapsed: user vectors have lengths {numbers['norm_min']:.4f} to {numbers['norm_max']:.4f} instead of 1"
     if numbers["likeness"] > config.likeness_max:
         return f"collapsed: the mean of the user vectors has length {numbers['likeness']:.4f}, over {config.likeness_max}: all alike"
-    if evidence.neural_weight <= 0:
-        return f"of no use: its own blend gives its vectors the weight {evidence.neural_weight:g}"
+    if evidence.brought_weight <= 0:
+        return f"of no use: its own blend gives what it brings the weight {evidence.brought_weight:g}"
     return ""

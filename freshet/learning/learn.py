@@ -38,7 +38,7 @@ from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_
 from freshet.view import View
 from serving.linear import LinearSource
 from serving.lookup import COUNTING
-from serving.sources import SOURCES
+from serving.sources import BROUGHT, SOURCES
 from storage.archive import Archive
 from storage.arrays import F32s, I64s
 from storage.catalogue import Content, decode_content
@@ -301,7 +301,7 @@ def judge(answered: Iterable[Answered], candidate: Contender, rival: Contender, 
     evidence = Evidence(
         candidate=discounted_gain(of_candidate), live=discounted_gain(of_rival), askers=askers, segments=segments(known),
         users=np.stack(users) if users else np.empty((0, 1), np.float32), generation=0, expected=0,
-        neural_weight=float(candidate.blend.weights[candidate.blend.sources.index("neural")]),
+        brought_weight=sum(candidate.blend.weights[candidate.blend.sources.index(name)] for name in BROUGHT),
     )  # fmt: skip
     return decide(evidence, gate)
 

@@ -14,6 +14,7 @@ from encoders.blend import Blend
 from encoders.config import ModelConfig
 from encoders.model import Model
 from encoders.text import tokens
+from serving.contents import Contents
 from serving.live import LiveModel
 from serving.lookup import Lookup
 from serving.metrics import Metrics
@@ -66,6 +67,7 @@ class Site:
         positive = np.zeros(256, dtype=np.bool_)
         positive[[action.code for action in self.shape.actions.values() if action.positive]] = True
         self.sessions = Sessions(index)
+        self.contents = Contents(self.catalogue)
         self.reader = Reader(
             self.catalogue,
             index,
@@ -73,6 +75,7 @@ class Site:
             neighbours=Neighbours(self.state, partitions, self.shape.edge_half_life_ms),
             popularity=self.popularity,
             sessions=self.sessions,
+            contents=self.contents,
             partition_of=lambda user_id: partition_of(user_id, partitions),
             positive=positive,
         )
@@ -94,7 +97,7 @@ class Site:
         if records:
             for node, content in self.entities.apply(records, now_ms=self.now_ms).contents.items():
                 if content.kind == "item":
-                    self.catalogue.put(node, content)
+                    self.contents.put(np.array([self.catalogue.put(node, content)]))
         records = self.log.read_ordered(EVENTS, self.progress.as_of.number + 1)
         if records:
             applied = self.ingest.apply(records, now_ms=self.now_ms)
@@ -124,7 +127,7 @@ class Site:
         self.append_entities([msgspec.json.encode(entity) for entity in entities])
         self.run()
 
-    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5)) -> LiveModel:
+    def go_live(self, version: str = "g1-h0", *, weights: Sequence[float] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5)) -> LiveModel:
         """An untrained model of everything stocked by now, with its vectors."""
         model = Model.new(CONFIG, np.unique(self.catalogue.ids), seed=1)
         vectors = self.collections.open(1, CONFIG.dim)

@@ -173,13 +173,13 @@ def test_a_freshness_not_met_is_said(site: Site) -> None:
 
 
 def test_a_large_catalogue_is_cut_to_what_the_sources_propose(tmp_path: Path) -> None:
-    site = Site(tmp_path, candidates_max=20)
+    site = Site(tmp_path, candidates_max=27)
     site.stock({**TITLES, **{f"x{n}": f"filler {n}" for n in range(80)}})
     walk(site)
     live = site.go_live()
     site.take("u1", "m1")
     ranking = site.lookup.rank(site.lookup.context("u1", now_ms=site.now_ms), live)
-    assert len(ranking.rows) <= 20 < len(site.catalogue)
+    assert len(ranking.rows) <= 27 < len(site.catalogue)
     assert {"m2", "m3", "m4"} <= {site.catalogue.name(row) for row in ranking.rows.tolist()}
     assert "m1" not in {site.catalogue.name(row) for row in ranking.rows.tolist()}
     site.close()
@@ -191,27 +191,27 @@ def test_linear_weights_and_sessions_propose_what_no_other_source_would(tmp_path
     walk(site)
     live = site.go_live()
     site.take("u1", "m1")
-    ids = site.ids("m1", "x58", "x57")
+    ids = site.ids("m1", "x21", "x20")
     weights, ease = np.zeros((2, 3, 1), np.float32), np.zeros((3, 1), np.float32)
     weights[:, 0] = ease[0] = 1.0
     weighed = Linear(ids, np.ones((2, 3, 1), np.uint16), weights, np.full((3, 1), 2, np.uint16), ease)
     linear = LinearSource(weighed, site.reader.index)
-    liked, late = site.ids("m1", "x59"), site.now_ms + 100
+    liked, late = site.ids("m1", "x22"), site.now_ms + 100
     site.sessions.take(np.array([77, 77], np.uint64), liked, np.array([late, late]))
     context = site.lookup.context("u1", now_ms=site.now_ms)
-    rows = {name: site.catalogue.row(int(site.ids(name)[0])) for name in ("x57", "x58", "x59")}
+    rows = {name: site.catalogue.row(int(site.ids(name)[0])) for name in ("x20", "x21", "x22")}
     ranking = site.lookup.rank(context, replace(live, linear=linear))
     assert set(rows.values()) <= set(ranking.rows.tolist())
-    for name, source in (("x57", "ease"), ("x58", "linear"), ("x59", "sessions")):
+    for name, source in (("x20", "ease"), ("x21", "linear"), ("x22", "sessions")):
         (column,) = ranking.features[ranking.rows == rows[name], SOURCES.index(source)]
         assert column > ranking.features[:, SOURCES.index(source)].min(), source
-    unnamed = {rows["x57"], rows["x58"]}
+    unnamed = {rows["x20"], rows["x21"]}
     assert not unnamed & set(site.lookup.rank(context, live).rows.tolist()), "without weights nobody names them"
 
 
 def test_a_source_of_no_weight_is_not_asked_and_the_ranking_is_the_same(site: Site) -> None:
     site.take("u1", "m1", "m3")
-    live = site.go_live(weights=(1.0, 0.0, 0.5, 0.1, 0.0, 0.0, 0.0, 0.0))
+    live = site.go_live(weights=(1.0, 0.0, 0.5, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0))
     context = site.lookup.context("u1", now_ms=site.now_ms)
     ranking = site.lookup.rank(context, live)
     whole = site.lookup.features(context, aimed(context.history, live, now_ms=context.now_ms), ranking.rows)

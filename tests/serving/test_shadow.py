@@ -32,7 +32,7 @@ def shadow_of(site: Site, share: float = 1.0, metrics: Metrics | None = None) ->
     return Shadow(site.lookup, lambda: site.now_ms, share=share, metrics=metrics)
 
 
-def candidate(site: Site, *, weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5), broken: bool = False) -> LiveModel:
+def candidate(site: Site, *, weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.1, 0.1, 0.5, 0.5, 0.5, 0.5), broken: bool = False) -> LiveModel:
     """The live model under another name; `broken`: its users' vectors are not finite."""
     assert site.live is not None and isinstance(site.live.model, Model)
     model = site.live.model
@@ -59,7 +59,7 @@ def test_an_answer_is_the_same_with_a_candidate_in_shadow_and_the_same_model_agr
 
 def test_another_candidate_agrees_less(live: Site) -> None:
     shadow = shadow_of(live)
-    shadow.begin(candidate(live, weights=(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)))
+    shadow.begin(candidate(live, weights=(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)))
     for user in range(8):
         shadow.note(f"u{user}", 5)
     stepped(shadow)

@@ -19,7 +19,7 @@ def evidence(gain: float, seed: int = 0) -> Evidence:
     users = random.normal(size=(CASES, 8)).astype(np.float32)
     users /= np.linalg.norm(users, axis=1, keepdims=True)
     candidate = live + gain + random.normal(0, 0.1, size=CASES)
-    return Evidence(candidate, live, np.arange(CASES) // 4, {"new users": SOME}, users, generation=3, expected=3, neural_weight=0.4)
+    return Evidence(candidate, live, np.arange(CASES) // 4, {"new users": SOME}, users, generation=3, expected=3, brought_weight=0.4)
 
 
 def asked(case: Evidence) -> Decision:
@@ -61,8 +61,8 @@ def test_what_may_be_lost_is_a_share_of_what_is_live() -> None:
 
 
 def test_a_model_that_its_own_blend_does_not_use_is_refused_though_it_is_no_worse() -> None:
-    decision = decide(replace(evidence(0.05), neural_weight=0.0), GateConfig(cases_planned=CASES, loss_share_max=0.02))
-    assert not decision.promote and decision.reason == "of no use: its own blend gives its vectors the weight 0"
+    decision = decide(replace(evidence(0.05), brought_weight=0.0), GateConfig(cases_planned=CASES, loss_share_max=0.02))
+    assert not decision.promote and decision.reason == "of no use: its own blend gives what it brings the weight 0"
 
 
 def test_one_that_was_better_at_first_and_is_worse_in_the_end_is_refused() -> None:
