@@ -64,6 +64,11 @@ class Model(nn.Module):
         super().train(mode)
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are: elsewhere than on the CPU only while it is trained, when it digests, saves and encodes no single user."""
+        return self.head.log_temperature.device
+
     def id_rows(self, ids: U64s) -> I64s:
         """Rows of the id table; 0 for an id the model does not know."""
         if not len(self.ids):
@@ -72,8 +77,8 @@ class Model(nn.Module):
         return np.where(self.ids[place] == ids, place + 1, 0).astype(np.int64)
 
     def item_tensors(self, features: ItemFeatures) -> ItemTensors:
-        """What the tower's forward takes."""
-        return ItemTensors.of(features, self.id_rows(features.ids), self.config.widths)
+        """What the tower's forward takes, on the model's device."""
+        return ItemTensors.of(features, self.id_rows(features.ids), self.config.widths, self.device)
 
     def embed_items(self, features: ItemFeatures, rows: I64s | None = None) -> F32s:
         """Unit vectors (I, D) of all items, or of these distinct rows; other nodes are then only there as neighbours.
@@ -86,7 +91,7 @@ class Model(nn.Module):
             for start in range(0, len(wanted), EMBED_ROWS_MAX):
                 part = wanted[start : start + EMBED_ROWS_MAX]
                 tensors = self.item_tensors(features.around(part))
-                out[start : start + len(part)] = self.tower(tensors, len(part)).numpy()
+                out[start : start + len(part)] = self.tower(tensors, len(part)).cpu().numpy()
         return out
 
     def encode_user(self, item_vectors: F32s, actions: U8s, ts_ms: I64s, now_ms: int) -> F32s:
@@ -105,13 +110,12 @@ class Model(nn.Module):
     def encode_users(self, batch: HistoryBatch) -> F32s:
         """(B, D) unit rows: what `encode_user` gives for each history."""
         with self._answering():
-            return self.head(self.trunk_users(batch)).numpy()  # type: ignore[no-any-return]  # Module.__call__ is untyped
+            return self.head(self.trunk_users(batch)).cpu().numpy()  # type: ignore[no-any-return]  # Module.__call__ is untyped
 
     def trunk_users(self, batch: HistoryBatch) -> Tensor:
         """(B, D) unit rows before the head: what head fine-tuning starts from. Runs in the current mode."""
-        mask = torch.from_numpy(batch.mask)
-        vectors = torch.from_numpy(batch.item_vectors)
-        users = self.user(vectors, torch.from_numpy(batch.actions).long(), torch.from_numpy(batch.gaps_ms), mask)
+        parts = (batch.item_vectors, batch.actions.astype(np.int64), batch.gaps_ms, batch.mask)
+        users = self.user(*(torch.from_numpy(part).to(self.device) for part in parts))
         return functional.normalize(users[:, -1], dim=-1)
 
     @property

@@ -17,7 +17,7 @@ from encoders.transformer import CausalTransformer
 
 
 def prepared(trunk: CausalTransformer, head: ResidualHead) -> PreparedUser:
-    """The weights as they are now; to be made anew when they change."""
+    """The weights, which are on the CPU, as they are now; to be made anew when they change."""
     with torch.inference_mode():
         bias = trunk.attention_bias(trunk.history_len + 1).numpy().copy()
         parts = [*_entry(trunk), *_leave(trunk, head)]

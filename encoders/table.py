@@ -40,9 +40,9 @@ class ItemTable(nn.Module):
         """
         if not len(items.text):
             return functional.normalize(self.ids(items.id_rows[:asked]), dim=-1)
-        described = torch.diff(items.offsets, append=items.offsets.new_tensor([len(items.text)])) > 0
+        described = torch.diff(items.offsets, append=items.offsets.new_full((1,), len(items.text))) > 0
         rows = items.id_rows
         if self.training:
-            rows = rows * ((torch.rand(rows.shape) < self.shown) | ~described)
+            rows = rows * ((torch.rand(rows.shape, device=rows.device) < self.shown) | ~described)
         text = self.text(self.norm_text(self.words(items.text, items.offsets))) * described[:, None]
         return functional.normalize(self.ids(rows) + text, dim=-1)[:asked]

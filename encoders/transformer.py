@@ -54,7 +54,7 @@ class CausalTransformer(nn.Module):
 
     def attention_bias(self, length: int) -> Float[Tensor, "H T T"]:
         """Distance bias with the future hidden; column 0 is the start token, whose distance does not count."""
-        place = torch.arange(length)
+        place = torch.arange(length, device=self.distance.device)
         distance = place[:, None] - place[None, :]
         bias = self.distance[:, distance.clamp(min=0)]
         bias = torch.cat([self.distance[:, -1, None, None].expand(-1, length, 1), bias[:, :, 1:]], dim=2)

@@ -44,18 +44,19 @@ class ItemTensors:
     kinds: Tensor
 
     @classmethod
-    def of(cls, features: ItemFeatures, id_rows: I64s, widths: Sequence[int]) -> "ItemTensors":
+    def of(cls, features: ItemFeatures, id_rows: I64s, widths: Sequence[int], device: torch.device) -> "ItemTensors":
         """Neighbour rows are moved up by one: 0 = none. Of a relation with more than `widths` has the farthest are cut, fewer filled up."""
         neighbours, weights = _laid_out(features, widths)
+        kinds = np.zeros(len(id_rows), dtype=np.uint8) if features.kinds is None else features.kinds
         return cls(
-            id_rows=torch.from_numpy(id_rows),
-            text=torch.from_numpy(features.text.values),
-            offsets=torch.from_numpy(features.text.offsets[:-1]),
-            log_degree=torch.from_numpy(np.log1p(features.degree).astype(np.float32)),
-            neighbours=torch.from_numpy(neighbours + 1),
-            log_share=torch.from_numpy(np.log(weights + SHARE_MIN).astype(np.float32)),
-            image=None if features.image is None else torch.from_numpy(features.image),
-            kinds=torch.zeros(len(id_rows), dtype=torch.uint8) if features.kinds is None else torch.from_numpy(features.kinds),
+            id_rows=torch.from_numpy(id_rows).to(device),
+            text=torch.from_numpy(features.text.values).to(device),
+            offsets=torch.from_numpy(features.text.offsets[:-1]).to(device),
+            log_degree=torch.from_numpy(np.log1p(features.degree).astype(np.float32)).to(device),
+            neighbours=torch.from_numpy(neighbours + 1).to(device),
+            log_share=torch.from_numpy(np.log(weights + SHARE_MIN).astype(np.float32)).to(device),
+            image=None if features.image is None else torch.from_numpy(features.image).to(device),
+            kinds=torch.from_numpy(kinds).to(device),
         )
 
 
@@ -125,12 +126,12 @@ class UnifiedEncoder(nn.Module):
         """(I,) 0 for items that show their content alone this time: a model that never saw such a one would push every newborn away."""
         if not self.training or self.cold_dropout == 0:
             return torch.ones_like(items.id_rows)
-        return (torch.rand(items.id_rows.shape) >= self.cold_dropout).long()
+        return (torch.rand(items.id_rows.shape, device=items.id_rows.device) >= self.cold_dropout).long()
 
     def _some_hidden(self, id_rows: Tensor) -> Tensor:
         if not self.training or self.id_dropout == 0:
             return id_rows
-        return id_rows * (torch.rand(id_rows.shape) >= self.id_dropout)
+        return id_rows * (torch.rand(id_rows.shape, device=id_rows.device) >= self.id_dropout)
 
     def _image(self, items: ItemTensors, *, like: Tensor) -> Tensor:
         if self.image is None or items.image is None:
@@ -146,7 +147,7 @@ class UnifiedEncoder(nn.Module):
         """Who is heard; places where nobody is cost nothing."""
         rows = items.neighbours[: len(warm)] * warm[:, None]
         if self.training and self.neighbour_dropout:
-            rows = rows * (torch.rand(rows.shape) >= self.neighbour_dropout)
+            rows = rows * (torch.rand(rows.shape, device=rows.device) >= self.neighbour_dropout)
         places = torch.nonzero(rows.any(dim=0))[:, 0]
         return _Near(rows[:, places], items.log_share[: len(warm), places], places)
 

@@ -186,7 +186,7 @@ def run_server(settings: Settings, model: Path | None = None) -> None:
         metrics = Metrics()
         plan = Plan(
             settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads,
-            events_max=settings.train_events_max,
+            device=settings.train_device, precision=settings.train_precision, events_max=settings.train_events_max,
         )  # fmt: skip
         shadow = _shadow(service, settings, metrics)
         training = Training(service, plan, cadence=_cadence(settings), shadow=shadow)

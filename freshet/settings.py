@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         2_000_000, ge=10_000, description="events a training looks at; of more, the older ones are those of a sample of users"
     )
     train_threads: int = Field(1, ge=1, le=256, description="threads of a training: more where nobody is served on the same cores")
+    train_device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="what trains: cpu, cuda, or auto, which takes CUDA where it is")
+    train_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of a trunk's matrix products while it learns: float32, or bfloat16, which is for CUDA"
+    )
     online_per_s: float = Field(5.0, ge=0, le=1000, description="events ranked just before they are applied, to measure and to see drift")
     shadow_share: float = Field(0.05, ge=0, le=1, description="share of look-ups that a candidate ranks too before it goes live")
     kafka: str = Field("", description="brokers of the cluster form, host:port,host:port; empty: the embedded form")

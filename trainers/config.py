@@ -4,8 +4,14 @@ config = TrainConfig(seconds_max=30.0, model=ModelConfig(dim=32))
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from encoders.config import ModelConfig
+
+CPU: Final = "cpu"
+CUDA: Final = "cuda"
+FLOAT32: Final = "float32"
+BFLOAT16: Final = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,13 @@ class TrainConfig:
     exclude_seen: bool = True  # what a user had is no candidate; off where people come back to items
     shuffle_ties: bool = True
     own_graph: bool = True  # neighbours and degree from the training events instead of the live ones
+    device: str = CPU
+    precision: str = FLOAT32  # of the towers' matrix products while they learn; losses, validation and weights are float32
 
     def __post_init__(self) -> None:
+        check_device(self.device)
+        if self.precision not in (FLOAT32, BFLOAT16):
+            raise ValueError(f"precision must be {FLOAT32} or {BFLOAT16}, not {self.precision!r}")
         if self.correction not in ("same_q", "none", "off"):
             raise ValueError(f"correction must be same_q, none (not of what was taken) or off (of nothing), not {self.correction!r}")
         weights = (self.next_weight, self.future_weight, self.pair_weight, self.feature_weight, self.prefix_weight)
@@ -67,3 +78,9 @@ class TrainConfig:
             raise ValueError(f"steps_min must lie between 0 and steps_max = {self.steps_max}, not at {self.steps_min}")
         if self.seconds_max <= 0 or self.learning_rate <= 0:
             raise ValueError(f"seconds_max and learning_rate must be positive: {self.seconds_max}, {self.learning_rate}")
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError for one that no training can be told; `device_of` (`trainers/device.py`) makes one of `auto`."""
+    if name not in (CPU, CUDA):
+        raise ValueError(f"device must be {CPU} or {CUDA}, not {name!r}")

@@ -44,17 +44,19 @@ class FeatureQueries(nn.Module):
 
     def forward(self, model: Model, rows: I64s) -> Iterator[tuple[I64s, Tensor]]:
         """Per feature: which of these rows have it, and their queries, unit rows."""
+        device = model.device
         if self.text is not None:
             words = self._features.text.take(rows)
             chosen = np.flatnonzero(np.diff(words.offsets))
             if len(chosen):
-                bags = model.tower.words(torch.from_numpy(words.values), torch.from_numpy(words.offsets[:-1]))
-                yield chosen, functional.normalize(self.text(model.tower.norm_text(bags[torch.from_numpy(chosen)])), dim=-1)
+                values, offsets, described = (torch.from_numpy(part).to(device) for part in (words.values, words.offsets[:-1], chosen))
+                bags = model.tower.words(values, offsets)[described]
+                yield chosen, functional.normalize(self.text(model.tower.norm_text(bags)), dim=-1)
         if self.image is not None and self._features.image is not None:
             shown = self._features.image[rows]
             chosen = np.flatnonzero(shown.any(axis=1))
             if len(chosen):
-                yield chosen, functional.normalize(self.image(torch.from_numpy(shown[chosen])), dim=-1)
+                yield chosen, functional.normalize(self.image(torch.from_numpy(shown[chosen]).to(device)), dim=-1)
 
 
 def feature_questions(met: I64s, features: ItemFeatures, *, count: int, generator: np.random.Generator) -> I64s:

@@ -17,9 +17,11 @@ from torch.nn import functional
 from encoders.base import Bools, F32s, I64s, Ragged
 from encoders.heads import ResidualHead
 from encoders.model import Model
+from trainers.config import CPU, check_device
 from trainers.losses import sampled_softmax
 from trainers.negatives import uniform_pool, whole_catalogue
 from trainers.samples import Placed, Windows, windows
+from trainers.saved import state_of
 from trainers.validation import window_outputs
 
 WINDOWS_A_TIME = 256
@@ -40,8 +42,10 @@ class HeadConfig:
     whole_max: int = 4096  # up to so many items, each question is compared with all of them
     uniform: int = 2048  # else with so many uniform draws
     exclude_seen: bool = True
+    device: str = CPU
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if not 0 < self.new_share <= 1:
             raise ValueError(f"new_share must be in (0, 1], not {self.new_share}")
         if min(self.steps_max, self.batch_rows, self.replay_max, self.uniform) < 1 or self.learning_rate <= 0:
@@ -121,20 +125,22 @@ def replay_mask(events: int, *, before: int, replay_max: int, generator: np.rand
 def head_samples(model: Model, vectors: F32s, events: Placed, *, asked: Bools) -> HeadSamples:
     """Trunk outputs at the moment before each asked event, point in time, and what its user had had.
 
-    vectors (I, D) of the live collection are what the events' rows point at. Raises ValueError for one that is not finite.
+    vectors (I, D) of the live collection are what the events' rows point at. Computed where the model is. Raises ValueError for a vector
+    that is not finite.
     """
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         raise ValueError(f"{len(broken)} of {len(vectors)} item vectors are NaN or infinite, first that of row {broken[0]}; train a trunk")
     cut = windows(events.columns, model.config.history_len, asked=asked)
-    table = torch.from_numpy(vectors)
+    table = torch.from_numpy(vectors).to(model.device)
     users = [np.empty((0, vectors.shape[1]), dtype=np.float32)]
     model.eval()
     with torch.no_grad():
         for start in range(0, len(cut), WINDOWS_A_TIME):
             part = cut.take(np.arange(start, min(start + WINDOWS_A_TIME, len(cut))))
-            outputs = window_outputs(model, table, events, cut=part)[torch.from_numpy(part.targets >= 0)]
-            users.append(functional.normalize(outputs, dim=-1).numpy())
+            asked_of = torch.from_numpy(part.targets >= 0).to(model.device)
+            outputs = window_outputs(model, table, events, cut=part)[asked_of]
+            users.append(functional.normalize(outputs, dim=-1).cpu().numpy())
     return HeadSamples(np.concatenate(users), events.rows[cut.targets[cut.targets >= 0]], _seen(cut, events))
 
 
@@ -155,12 +161,12 @@ def tune_head(model: Model, samples: Samples, vectors: F32s, *, config: HeadConf
     """Head and temperature fitted to new events mixed with replay, from where the live ones stand.
 
     Without new events the same model, head and optimiser come back, bit for bit. `optimiser`: what the last run returned, None or empty =
-    fresh. Papers, section 5.4. `model` is not changed.
+    fresh. Papers, section 5.4. `model`, on the CPU as what comes back, is not changed.
     """
     if not len(samples.new):
         return TunedHead(model, optimiser or b"", 0, 0.0, 0.0)
     tuned = model.with_head(model.head.state_dict())
-    head, table = tuned.head, torch.from_numpy(vectors)
+    head, table = tuned.head.to(config.device), torch.from_numpy(vectors).to(config.device)
     optimise = _optimiser(head, config, optimiser)
     random = np.random.default_rng(config.seed)
     before = mean_loss(head, samples.new, table, config=config)
@@ -172,8 +178,10 @@ def tune_head(model: Model, samples: Samples, vectors: F32s, *, config: HeadConf
         torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip_norm)
         optimise.step()
     buffer = io.BytesIO()
-    torch.save(optimise.state_dict(), buffer)
-    return TunedHead(tuned, buffer.getvalue(), config.steps_max, before, mean_loss(head, samples.new, table, config=config))
+    torch.save(state_of(optimise), buffer)
+    after = mean_loss(head, samples.new, table, config=config)
+    head.cpu()
+    return TunedHead(tuned, buffer.getvalue(), config.steps_max, before, after)
 
 
 def mean_loss(head: ResidualHead, samples: HeadSamples, table: Tensor, *, config: HeadConfig) -> float:
@@ -196,10 +204,12 @@ def _losses(head: ResidualHead, samples: HeadSamples, table: Tensor, *, config: 
         seen = samples.seen.lists()
         questions = np.repeat(np.arange(len(samples)), np.diff(seen.offsets))
         hidden[questions, column_of[seen.values]] = True
-    queries = head.temperature() * head(torch.from_numpy(samples.users))
-    positive = (queries * table[torch.from_numpy(samples.targets)]).sum(dim=1)
-    negative = queries @ table[torch.from_numpy(pool.rows)].T  # (R, K)
-    return sampled_softmax(positive, negative, log_q=torch.from_numpy(pool.log_q), hits=torch.from_numpy(hidden[:, :-1]))
+    parts = (samples.users, samples.targets, pool.rows, pool.log_q, hidden[:, :-1])
+    users, targets, others, log_q, hits = (torch.from_numpy(part).to(table.device) for part in parts)
+    queries = head.temperature() * head(users)
+    positive = (queries * table[targets]).sum(dim=1)
+    negative = queries @ table[others].T  # (R, K)
+    return sampled_softmax(positive, negative, log_q=log_q, hits=hits)
 
 
 def _optimiser(head: ResidualHead, config: HeadConfig, state: bytes | None) -> torch.optim.AdamW:

@@ -18,12 +18,13 @@ from encoders.base import I64s, ItemFeatures
 from encoders.model import Model
 from trainers.batches import Batches
 from trainers.config import TrainConfig
+from trainers.device import lent, random_state, seeded, set_random_state
 from trainers.graph import placed, surrounded
 from trainers.metrics import summary
 from trainers.objective import Objective
 from trainers.parallel import ALONE, Part
 from trainers.samples import EventColumns, Placed, Windows, windows
-from trainers.saved import Saved
+from trainers.saved import Saved, state_of
 from trainers.validation import validation_ranks
 
 OVERTIME: Final = 2.0
@@ -33,7 +34,7 @@ Progress = Callable[[int, int, float, float], None]  # step, steps_max, loss, MR
 
 @dataclass(frozen=True)
 class Trained:
-    """The best model, in eval mode; its figures on validation; steps and seconds taken, and the step that was best."""
+    """The best model, in eval mode and on the CPU; its figures on validation; steps and seconds taken, and the step that was best."""
 
     model: Model
     metrics: dict[str, float]
@@ -95,8 +96,8 @@ class Trainer:
         The seconds already spent count. The caller's torch random state is left alone. Raises ValueError without an event to learn from,
         and when a loss is not finite: the weights are then lost.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed + self.part.rank)
+        device = torch.device(self.config.device)
+        with lent(model, device), seeded(self.config.seed + self.part.rank, device):
             objective = Objective(self.config, model, features=lesson.features, events=lesson.past, part=self.part)
             run = _Run(model, objective, self.config)
             if saved is not None:
@@ -174,11 +175,11 @@ class _Run:
             "batches": self._batches.state(), "objective": self.objective.state(),
         }  # fmt: skip
         tensors = {
-            "weights": weights_of(self.model), "best": self.best, "random": {"torch": torch.get_rng_state()},
+            "weights": weights_of(self.model), "best": self.best, "random": random_state(self.model.device),
             "sketch": {"counts": torch.from_numpy(self.objective.sketch.counts.copy())},
-            "beside": {str(n): one.detach().clone() for n, one in enumerate(self.objective.parameters())},
+            "beside": {str(n): _copy(one) for n, one in enumerate(self.objective.parameters())},
         }  # fmt: skip
-        return Saved(key, plain, tensors, self.optimiser.state_dict())
+        return Saved(key, plain, tensors, state_of(self.optimiser))
 
     def go_on(self, saved: Saved) -> None:
         """Stand where this was saved."""
@@ -192,7 +193,7 @@ class _Run:
         with torch.no_grad():
             for n, one in enumerate(self.objective.parameters()):
                 one.copy_(saved.tensors["beside"][str(n)])
-        torch.set_rng_state(saved.tensors["random"]["torch"])
+        set_random_state(saved.tensors["random"], self.model.device)
 
 
 def _judged(lesson: Lesson, model: Model) -> dict[str, float]:
@@ -250,5 +251,9 @@ def learning_rate(config: TrainConfig, step: int, spent: float) -> float:
 
 
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
-    """A copy of every tensor."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """A copy of every tensor, on the CPU."""
+    return {name: _copy(tensor) for name, tensor in model.state_dict().items()}
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -4,6 +4,7 @@ features for whose they are.
 loss = Objective(config, model, features=features, events=events).backward(batch)      # gradients are in the parameters
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.nn import functional
 
 from encoders.base import F64s, I64s, ItemFeatures
 from encoders.model import Model
+from encoders.unified import ItemTensors
 from trainers.config import TrainConfig
+from trainers.device import mixed_precision
 from trainers.features import FeatureQueries, feature_questions
 from trainers.losses import Contrast, carry_on, chunked_gradients, nested
 from trainers.negatives import CountMin, Draws, Pool, mixed_pool
@@ -35,7 +38,7 @@ class Step:
 
     def of(self, rows: I64s) -> Tensor:
         """Vectors of these catalogue rows."""
-        return self.vectors[torch.from_numpy(self.place[rows])]
+        return self.vectors[torch.from_numpy(self.place[rows]).to(self.vectors.device)]
 
     def among(self, rows: I64s) -> "Step":
         """The same, with these as the pool: all there are of their kind, so nothing is corrected."""
@@ -78,7 +81,7 @@ class Objective:
         self.drawn = 0
         self.met, self.collections = np.unique(events.rows), np.arange(features.items, len(features))
         self.sources = np.flatnonzero((features.neighbours >= 0).any(axis=1))
-        self.queries = FeatureQueries.new(model.config, features, seed=config.seed) if config.feature_weight else None
+        self.queries = FeatureQueries.new(model.config, features, seed=config.seed).to(model.device) if config.feature_weight else None
 
     def backward(self, batch: Windows) -> float:
         """Leaves the gradients of the batch's loss in the parameters and returns the loss; of this part of it, where there are several."""
@@ -117,8 +120,10 @@ class Objective:
         if not slots.any():
             return []
         moved = Placed(self.events.columns, step.place[self.events.rows])
-        outputs = window_outputs(self.model, step.vectors, moved, cut=own)[torch.from_numpy(slots)]
-        users, losses = functional.normalize(outputs, dim=-1), list[tuple[float, Contrast]]()
+        with self._towers():
+            outputs = window_outputs(self.model, step.vectors, moved, cut=own).float()
+        asking = outputs[torch.from_numpy(slots).to(outputs.device)]
+        users, losses = functional.normalize(asking, dim=-1), list[tuple[float, Contrast]]()
         seen = self._seen(own, step)
         for weight, positions, of_all in (
             (self.config.next_weight, own.targets, batch.targets),
@@ -126,12 +131,12 @@ class Objective:
         ):
             wanted = positions >= 0
             if weight and wanted.any():
-                taken, among = self.events.rows[positions[wanted]], torch.from_numpy(wanted[slots])
+                taken, among = self.events.rows[positions[wanted]], torch.from_numpy(wanted[slots]).to(users.device)
                 hidden = self._hidden(taken[None], step)
                 if seen is not None:
                     hidden |= seen[torch.from_numpy(wanted)]
                 share = weight * len(taken) / int((of_all >= 0).sum())
-                losses.append((share, self._contrast(users if bool(among.all()) else users[among], taken, step, hidden=hidden)))
+                losses.append((share, self._contrast(users if wanted[slots].all() else users[among], taken, step, hidden=hidden)))
         return losses
 
     def _of_items(self, asked: Asked, step: Step) -> list[tuple[float, Contrast]]:
@@ -148,7 +153,9 @@ class Objective:
             return losses
         never = np.concatenate([described, self.features.neighbours[described[1]].T])  # who else is near is no wrong answer
         hidden = self._hidden(never, step)
-        for chosen, queries in self.queries(self.model, described[0]):
+        with self._towers():
+            asking = [(chosen, queries.float()) for chosen, queries in self.queries(self.model, described[0])]
+        for chosen, queries in asking:
             among = self._contrast(queries, described[1][chosen], step, hidden=hidden[torch.from_numpy(chosen)])
             losses.append((self.config.feature_weight * len(chosen) / asked.described.shape[1], among))
         return losses
@@ -173,7 +180,7 @@ class Objective:
         draws = Draws(self.features.ids[: self.features.items], self.sketch, len(drawn), self.config.uniform)
         if self.tensors is not None:
             pool = Pool(self.met, np.zeros(len(self.met), dtype=np.float32))  # that nobody met an item says nothing against it
-            return Step(self.model.tower(self.tensors), np.arange(len(self.features)), pool, draws)
+            return Step(self._embedded(self.tensors), np.arange(len(self.features)), pool, draws)
         self.drawn += len(taken)
         self.sketch.see(self.features.ids[taken], self.drawn)
         pool = mixed_pool(drawn, draws, self.random)
@@ -184,7 +191,16 @@ class Objective:
         place = np.zeros(len(self.features), dtype=np.int64)
         place[needed] = np.arange(len(needed))
         tensors = self.model.item_tensors(self.features.around(needed))
-        return Step(self.model.tower(tensors, len(needed)), place, pool, draws)
+        return Step(self._embedded(tensors, len(needed)), place, pool, draws)
+
+    def _embedded(self, tensors: ItemTensors, asked: int | None = None) -> Tensor:
+        with self._towers():
+            vectors: Tensor = self.model.tower(tensors, asked)
+        return vectors.float()
+
+    def _towers(self) -> AbstractContextManager[object]:
+        """The towers' precision; what the losses make of their vectors is float32."""
+        return mixed_precision(self.config.precision, self.model.device)
 
     def _others(self, asked: Asked) -> I64s:
         """What collections that are to be found are told from: all others of them."""
@@ -214,12 +230,13 @@ class Objective:
 
     def _contrast(self, queries: Tensor, taken: I64s, step: Step, *, hidden: Tensor) -> Contrast:
         draws = step.draws if self.tensors is None and self.config.correction == "same_q" else None
+        corrected = None if draws is None else torch.from_numpy(draws.log_expected(taken).astype(np.float32)).to(queries.device)
         return Contrast(
             queries,
             step.of(taken),
             step.of(step.pool.rows),
             self.model.head.temperature(),
-            log_q=torch.from_numpy(step.pool.log_q),
-            hidden=hidden,
-            positive_log_q=None if draws is None else torch.from_numpy(draws.log_expected(taken).astype(np.float32)),
+            log_q=torch.from_numpy(step.pool.log_q).to(queries.device),
+            hidden=hidden.to(queries.device),
+            positive_log_q=corrected,
         )

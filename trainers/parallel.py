@@ -2,9 +2,10 @@
 of them would change is added up before anybody changes anything. So the gradient is that of one process, whatever their number.
 
     torchrun --nproc-per-node 2 -m freshet.learning.learn JOB.json
-    with joined() as part: Trainer(config, part=part).train(...)
+    with joined(config.device) as part: Trainer(config, part=part).train(...)
 
-Processes meet as torchrun's environment says (gloo on CPU); without it there is one, and nothing is sent.
+Processes meet as torchrun's environment says; gloo sends what is on the CPU, NCCL what is on CUDA devices, of which each process takes
+one. Without torchrun there is one process, and nothing is sent.
 """
 
 import os
@@ -17,6 +18,7 @@ import torch
 from torch import distributed
 
 from encoders.base import I64s
+from trainers.config import CPU, CUDA
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Part:
         """Each gradient becomes the sum of all processes'; one that nobody has stays None, so that an optimiser passes it over too."""
         if self.of == 1:
             return
-        has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
+        has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32, device=parameters[0].device)
         flat = torch.cat([_gradient(parameter).flatten() for parameter in parameters] + [has])
         distributed.all_reduce(flat)
         somebody, at = flat[len(flat) - len(parameters) :], 0
@@ -69,14 +71,26 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 @contextmanager
-def joined() -> Iterator[Part]:
-    """Meet the other processes that torchrun started; alone where it started none."""
+def joined(device: str = CPU) -> Iterator[Part]:
+    """Meet the other processes that torchrun started; alone where it started none. On CUDA each takes the device of its local rank.
+
+    Raises ValueError when there is none for it.
+    """
     of = int(os.environ.get("WORLD_SIZE", "1"))
     if of == 1:
         yield ALONE
         return
-    distributed.init_process_group("gloo")
+    if device == CUDA:
+        _take_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device == CUDA else "gloo")
     try:
         yield Part(distributed.get_rank(), of)
     finally:
         distributed.destroy_process_group()
+
+
+def _take_device(place: int) -> None:
+    found = torch.cuda.device_count()
+    if place >= found:
+        raise ValueError(f"process {place + 1} of this machine finds {found} CUDA devices: start so many at most, or train on the CPU")
+    torch.cuda.set_device(place)

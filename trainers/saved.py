@@ -23,7 +23,10 @@ class BadRun(ValueError):
 
 @dataclass(frozen=True)
 class Saved:
-    """`key` names configuration and data; `plain` is JSON; `tensors` by part (weights, best, sketch); `optimiser` its state_dict."""
+    """`key` names configuration and data; `plain` is JSON; `tensors` by part (weights, best, sketch); `optimiser` its state_dict.
+
+    All on the CPU: what was saved on one device is read where there is none.
+    """
 
     key: str
     plain: dict[str, Any]
@@ -47,3 +50,10 @@ class Saved:
         if found["key"] != key:
             raise BadRun(f"a run of other data, settings or code ({found['key'][:12]}), not of these ({key[:12]})")
         return cls(found["key"], json.loads(found["plain"]), found["tensors"], found["optimiser"])
+
+
+def state_of(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state_dict, on the CPU."""
+    whole = optimiser.state_dict()
+    state = {n: {name: value.cpu() for name, value in of.items()} for n, of in whole["state"].items()}
+    return {**whole, "state": state}

@@ -28,6 +28,8 @@ from bench.quality.report import sha256s
 from freshet.commands.terminal import bar, err
 from freshet.readers.source import UnknownLayout
 from storage.files import write_file
+from trainers.config import BFLOAT16, CPU, FLOAT32
+from trainers.device import device_of
 
 STEPS: Final = 600
 SECONDS_MAX: Final = 180.0
@@ -46,11 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each run (default {STEPS})")
     parser.add_argument("--minutes", type=float, default=SECONDS_MAX / 60, help="that no run takes longer than; one that does says so")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side (default: one a core)")
+    parser.add_argument("--device", default=CPU, help="what trains: cpu (default), cuda, or auto, which takes CUDA where it is")
+    parser.add_argument("--precision", choices=(FLOAT32, BFLOAT16), default=FLOAT32, help="of the matrix products of training")
     parser.add_argument("--out", type=Path, default=Path("out/ablation"))
     options = parser.parse_args(arguments)
     if min(options.seeds, options.steps, options.jobs) < 1 or options.minutes <= 0:
         parser.error("--seeds, --steps, --jobs and --minutes must be above 0")
-    budget = Budget(options.steps, 60 * options.minutes)
+    try:
+        device = device_of(options.device, asked_by="--device")
+    except ValueError as error:
+        parser.error(str(error))
+    budget = Budget(options.steps, 60 * options.minutes, device, options.precision)
     if options.events:
         return _user_states(options.events, budget, options.seeds)
     try:
@@ -59,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     names = [name for name in options.only if _applies(name, given)]
-    folder = options.out / f"{options.data[0].resolve().parent.name}-{options.steps}"
+    folder = options.out / _folder(options.data[0], budget)
     folder.mkdir(parents=True, exist_ok=True)
     _train([(name, seed) for seed in range(options.seeds) for name in names], options.data, budget, folder=folder, jobs=options.jobs)
     found = {name: [json.loads(_kept(folder, name, seed).read_bytes()) for seed in range(options.seeds)] for name in names}
@@ -102,6 +110,12 @@ def _train(wanted: list[tuple[str, int]], data: list[Path], budget: Budget, *, f
             for done in as_completed(under_way):
                 write_file(_kept(folder, *under_way[done]), json.dumps(done.result()).encode())
                 advance(1)
+
+
+def _folder(path: Path, budget: Budget) -> str:
+    """Its own for what runs otherwise: what is kept there is not done again."""
+    otherwise = [what for what in (budget.device, budget.precision) if what not in (CPU, FLOAT32)]
+    return "-".join([path.resolve().parent.name, str(budget.steps), *otherwise])
 
 
 def _kept(folder: Path, name: str, seed: int) -> Path:

@@ -24,7 +24,7 @@ from bench.quality.neural import HISTORY_MIN, HISTORY_QUANTILE, STEP_POSITIONS, 
 from encoders.base import F32s, I64s, ItemFeatures, Ragged
 from encoders.model import Model
 from stream.shape import Shape
-from trainers.config import TrainConfig
+from trainers.config import CPU, FLOAT32, TrainConfig
 from trainers.graph import Memberships, collected, surrounded
 from trainers.loop import Lesson, Trainer
 from trainers.metrics import mid_ranks_among, summary
@@ -50,10 +50,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one run."""
+    """Of one run, and what it computes on."""
 
     steps: int
     seconds: float
+    device: str = CPU
+    precision: str = FLOAT32
 
 
 def timed(paths: tuple[Path, ...], name: str, budget: Budget, seed: int) -> dict[str, float]:
@@ -134,4 +136,5 @@ def _plan(given: Given, features: ItemFeatures, budget: Budget, seed: int) -> Tr
     cut = int(np.ceil(lengths / history_len).sum())
     batch = max(1, round(STEP_POSITIONS * cut / max(1, len(given.train.values))))
     model = planned_model(history_len=history_len, collections=features.kinds is not None)
-    return planned(model, seed=seed, batch=batch, steps=budget.steps, seconds=budget.seconds)
+    plan = planned(model, seed=seed, batch=batch, steps=budget.steps, seconds=budget.seconds)
+    return replace(plan, device=budget.device, precision=budget.precision)

@@ -51,7 +51,10 @@ def user_states(path: Path, budget: Budget, *, seed: int, clock: Callable[[], fl
     """
     columns, features = _read(path)
     half = len(columns) // 2
-    config = TrainConfig(model=ModelConfig(), seed=seed, steps_max=budget.steps, seconds_max=budget.seconds)
+    config = TrainConfig(
+        model=ModelConfig(), seed=seed, steps_max=budget.steps, seconds_max=budget.seconds,
+        device=budget.device, precision=budget.precision,
+    )  # fmt: skip
     model = Trainer(config, clock=clock).train(columns.take(slice(0, half)), features).model
     vectors = model.embed_items(surrounded(features, columns.take(slice(0, half))))
     order = np.lexsort((np.arange(len(columns)), columns.users))

@@ -23,6 +23,8 @@ from bench.quality.progress import Watch, meter
 from bench.quality.report import FIGURES, Outcome, report, table
 from bench.quality.systems import CHOICES, EVERYTHING
 from freshet.commands.terminal import bar, err
+from trainers.config import BFLOAT16, CPU, FLOAT32
+from trainers.device import device_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,10 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/quality"), help="where a killed run is gone on from, and the model is left")
     parser.add_argument("--withhold", type=_shares, help="sessions: percent of the newest sessions withheld, then streamed: 0,2,5,10,20,50")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=CPU, help="what trains: cpu (default), cuda, or auto, which takes CUDA where it is")
+    parser.add_argument("--precision", choices=(FLOAT32, BFLOAT16), default=FLOAT32, help="of a trunk's matrix products while it learns")
     parser.add_argument("--json", type=Path, help="write the JSON here too")
     options = parser.parse_args(arguments)
     if options.withhold and options.format != "sessions":
         parser.error("--withhold measures the freshness of sessions; leave it out for other formats")
+    try:
+        options.device = device_of(options.device, asked_by="--device")
+    except ValueError as error:
+        parser.error(str(error))
     try:
         outcome = _run(options)
         found = report(options.format, options.data, outcome, seed=options.seed, minutes=options.minutes)
@@ -65,7 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> Outcome:
     seed, clock = options.seed, time.perf_counter
-    wanted = Wanted(_folder(options), options.model, options.minutes, meter, lambda line: err.print(line, highlight=False))
+    wanted = Wanted(
+        _folder(options), options.model, options.minutes, meter, lambda line: err.print(line, highlight=False),
+        device=options.device, precision=options.precision,
+    )  # fmt: skip
     if options.withhold:
         return freshness.run(options.data, options.withhold, seed=seed, watch=Watch(clock, bar), wanted=wanted)
     run = {"loo": loo.run, "sessions": sessions.run, "prequential": prequential.run}[options.format]

@@ -8,10 +8,11 @@ cores: what is learned does not hang on how fast this machine streams. Only the 
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ TRAINING_SHARE: Final = 0.5
 SECONDS_MIN: Final = 1.0
 EVENTS_MIN: Final = 2000
 """Between two trainings, as the product's own setting has it."""
+NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 TRUNKS: Final = 1
 HEADS: Final = 10**9
 """A trunk every so many-th training: always, and after the first never."""
@@ -68,9 +70,9 @@ class Passed:
 
 
 def passes(
-    path: Path, *, seconds: float, say: Callable[[str], None], chosen: tuple[Pass, ...] = PASSES, trainings: int = TRAININGS
+    path: Path, *, seconds: float, say: Callable[[str], None], chosen: tuple[Pass, ...] = PASSES, more: Mapping[str, Any] = NO_SETTINGS
 ) -> Passed:
-    """All passes, within about so many seconds. Raises BadData for a file that the product does not read."""
+    """All passes, within about so many seconds, with these settings besides. Raises BadData for a file that the product does not read."""
     torch.set_num_threads(1)
     try:
         source = replace(open_events(path), read_entities=lambda: iter(()))
@@ -79,7 +81,8 @@ def passes(
     ranks, told, blend = dict[str, I64s](), dict[str, dict[str, object]](), COUNTING
     for one in chosen:
         each = max(SECONDS_MIN, TRAINING_SHARE * seconds / len(chosen) / TRAININGS)
-        found, version_blend, outcomes = _run(one, source, every=_every(source), seconds_max=each, say=say)
+        given = {**more, "train_events_min": _every(source), "train_seconds_max": each}
+        found, version_blend, outcomes = _run(one, source, given, say=say)
         ranks |= {name: found[of] for of, name in one.names.items()}
         told[one.names["model"]] = outcomes
         if BLEND in one.names.values():
@@ -93,17 +96,11 @@ def _every(source: Source) -> int:
 
 
 def _run(
-    one: Pass, source: Source, *, every: int, seconds_max: float, say: Callable[[str], None]
+    one: Pass, source: Source, given: dict[str, Any], *, say: Callable[[str], None]
 ) -> tuple[dict[str, I64s], Blend, dict[str, object]]:
     name = one.names["model"]
     with tempfile.TemporaryDirectory(prefix="freshet-quality-") as folder:
-        settings = Settings(
-            data=Path(folder) / "data",
-            train_events_min=every,
-            train_interval_s=0,
-            trunk_every=one.trunk_every,
-            train_seconds_max=seconds_max,
-        )
+        settings = Settings(data=Path(folder) / "data", train_interval_s=0, trunk_every=one.trunk_every, **given)
         with Engine(settings) as engine:
             service = Service(engine)
             try:
@@ -115,5 +112,8 @@ def _run(
             finally:
                 service.close()
     promoted = [outcome.version for outcome in loop.outcomes if outcome.promoted]
-    outcomes = {"promoted": promoted, "refused": len(loop.outcomes) - len(promoted), "seconds_each": seconds_max, "every": every}
+    outcomes = {
+        "promoted": promoted, "refused": len(loop.outcomes) - len(promoted),
+        "seconds_each": settings.train_seconds_max, "every": settings.train_events_min,
+    }  # fmt: skip
     return {system: np.ascontiguousarray(ranks[:, at]) for at, system in enumerate(SYSTEMS)}, blend, outcomes

@@ -29,7 +29,7 @@ from freshet.version_files import MODEL_FILE
 from storage.files import write_file
 from storage.ids import ITEM, hash_ids
 from stream.shape import Shape
-from trainers.config import TrainConfig
+from trainers.config import CPU, FLOAT32, TrainConfig
 from trainers.loop import Going, Lesson, Trained, Trainer
 from trainers.metrics import mid_ranks_among
 from trainers.samples import Placed
@@ -81,7 +81,7 @@ class Material:
 class Wanted:
     """Which systems a report fits, what that and their test may take in all, where runs and model are kept, and who watches.
 
-    `steps_max` is for who has no clock.
+    `steps_max` is for who has no clock. `device` and `precision` are the trainer's.
     """
 
     folder: Path
@@ -90,6 +90,8 @@ class Wanted:
     meter: Meter = quiet
     told: Callable[[str], None] = lambda line: None
     steps_max: int = 1_000_000
+    device: str = CPU
+    precision: str = FLOAT32
 
     @property
     def neural(self) -> bool:
@@ -143,7 +145,7 @@ def features_of(catalogue: Catalogue, described: Described) -> ItemFeatures:
     )
 
 
-def planned(material: Material, *, seed: int, seconds: float, steps_max: int) -> TrainConfig:
+def planned(material: Material, fitting: Fitting, *, seconds: float) -> TrainConfig:
     """Sizes from the data's shape: histories as long as nearly all are and a server keeps, steps of about 2,048 positions."""
     lengths = np.diff(material.train.offsets)
     wanted = int(np.ceil(np.quantile(lengths, HISTORY_QUANTILE))) if len(lengths) else HISTORY_MIN
@@ -153,8 +155,8 @@ def planned(material: Material, *, seed: int, seconds: float, steps_max: int) ->
     low, high = CHECK_STEPS
     return TrainConfig(
         model=ModelConfig(history_len=history_len, surroundings=False, clock=False, cold_dropout=0.0),
-        seed=seed,
-        steps_max=steps_max,
+        seed=fitting.seed,
+        steps_max=fitting.wanted.steps_max,
         seconds_max=seconds,
         batch_windows=batch,
         check_every=min(max(cut // batch // CHECKS_OF_A_PASS, low), high),
@@ -162,6 +164,8 @@ def planned(material: Material, *, seed: int, seconds: float, steps_max: int) ->
         uniform=UNIFORM,
         exclude_seen=material.exclude_seen,
         shuffle_ties=False,
+        device=fitting.wanted.device,
+        precision=fitting.wanted.precision,
     )
 
 
@@ -174,7 +178,7 @@ def fitted(material: Material, fitting: Fitting, *, seconds: float) -> Fitted:
     """
     runs, left = list[_Run](), seconds
     for dropout in DROPOUTS:
-        plan = planned(material, seed=fitting.seed, seconds=left, steps_max=fitting.wanted.steps_max)
+        plan = planned(material, fitting, seconds=left)
         runs.append(_Run(dropping(plan, dropout), material, fitting, name=f"with dropout {dropout}"))
         left -= runs[-1].trained.seconds
         helped = runs[-1] is max(runs, key=_Run.gain)
@@ -187,6 +191,7 @@ def fitted(material: Material, fitting: Fitting, *, seconds: float) -> Fitted:
         best = max(runs, key=_Run.gain)
     told = {
         "runs": [one.told() for one in runs], "validation": best.trained.metrics, "dropout": best.plan.model.dropout,
+        "device": best.plan.device, "precision": best.plan.precision,
         "steps": best.trained.steps, "best_step": best.trained.best_step, "seconds": sum(one.trained.seconds for one in runs),
         "model": asdict(best.trained.model.config),
     }  # fmt: skip
@@ -216,8 +221,7 @@ class _Run:
 
 def training_seconds(material: Material, counting: Systems, fitting: Fitting, *, questions: int) -> float:
     """What is left for training once so many questions will have been asked, by the pace of the first of them and an untrained model."""
-    config = planned(material, seed=0, seconds=1.0, steps_max=1)
-    model = Model.new(config.model, material.features.ids, seed=0)
+    model = Model.new(planned(material, fitting, seconds=1.0).model, material.features.ids, seed=0)
     systems = Together(counting, source_of(model, material.features))
     equal = Blend(systems.names, np.ones(len(systems.names)))
 
@@ -238,7 +242,7 @@ def source_of(model: Model, features: ItemFeatures) -> SequenceModel:
 
 def refitted(found: Fitted, material: Material, fitting: Fitting, *, seconds: float) -> Fitted:
     """The same weights after more steps on `material`, which holds the validation data too: nothing is left to choose by."""
-    config = planned(material, seed=fitting.seed, seconds=seconds, steps_max=fitting.wanted.steps_max)
+    config = planned(material, fitting, seconds=seconds)
     config = replace(config, model=found.model.config, learning_rate=REFIT_RATE * config.learning_rate)
     trained = _gone_through(found.model, config, Lesson(material.features, _events(material), None), fitting, name="refit")
     return Fitted(trained.model, {**found.told, "refit_steps": trained.steps})

@@ -59,7 +59,8 @@ def run(paths: Sequence[Path], *, seed: int, clock: Clock, bar: Bar, wanted: Wan
 def _with_loop(path: Path, counted: Outcome, wanted: Wanted, *, clock: Clock) -> Outcome:
     """The same cases asked of the product."""
     began = clock()
-    passed = passes(path, seconds=60 * wanted.minutes - sum(counted.seconds.values()), say=wanted.told)
+    place = {"train_device": wanted.device, "train_precision": wanted.precision}
+    passed = passes(path, seconds=60 * wanted.minutes - sum(counted.seconds.values()), say=wanted.told, more=place)
     asked, wanted_of = {name: len(of) for name, of in passed.ranks.items()}, len(counted.ranks[BLEND])
     if set(asked.values()) != {wanted_of}:
         raise BadData(f"{path}: the product reads other events of it than the protocol: {asked} cases, {wanted_of} are wanted")

@@ -73,7 +73,10 @@ class Loop:
         self._catalogue()
         settings = self.service.engine.settings
         self.contest = Contest(self.service, len(self.service.view.catalogue))
-        self._plan = Plan(settings.trunk_every, settings.train_seconds_max, threads=_cores() if self.waits else 1, anew=self.anew)
+        self._plan = Plan(
+            settings.trunk_every, settings.train_seconds_max, threads=_cores() if self.waits else 1, anew=self.anew,
+            device=settings.train_device, precision=settings.train_precision,
+        )  # fmt: skip
         cadence = Cadence(settings.train_events_min, 10**9, int(1000 * settings.train_interval_s))
         training = Training(self.service, self._plan, cadence=cadence)
         self._name_bad(rows)

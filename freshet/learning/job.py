@@ -19,7 +19,7 @@ class Job(msgspec.Struct):
 
     With `anew` a trunk begins from nothing all the same, and is compared with the parent. `data` is the folder of an embedded server.
     Without one the environment names the cluster's services, and all that is archived is read. Of more than `events_max` events the older
-    ones are those of a sample of users (`freshet/learning/reading.py`).
+    ones are those of a sample of users (`freshet/learning/reading.py`). `device` is cpu, cuda or auto; `precision` float32 or bfloat16.
     """
 
     out: str
@@ -36,6 +36,8 @@ class Job(msgspec.Struct):
     gate_events: int = 4000
     events_max: int = EVENTS_MAX
     threads: int = 1
+    device: str = "cpu"
+    precision: str = "float32"
     anew: bool = False
 
 

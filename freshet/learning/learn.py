@@ -52,6 +52,7 @@ from stream.ingest import Applied
 from stream.shape import Shape
 from trainers.blend import Case, best_of, shared_out, sharpen, weighed
 from trainers.config import TrainConfig
+from trainers.device import device_of, lent
 from trainers.gate import Decision, Evidence, GateConfig, decide
 from trainers.graph import placed
 from trainers.heads_training import HeadConfig, Samples, head_samples, replay_mask, tune_head
@@ -135,7 +136,8 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     code = 0
     try:
-        with joined() as part:
+        job = msgspec.structs.replace(job, device=device_of(job.device, asked_by="FRESHET_TRAIN_DEVICE"))
+        with joined(job.device) as part:
             inputs = folder_inputs(job, Path(job.data)) if job.data else _cluster_inputs(job)
             if part.rank == 0:
                 run(job, inputs, part)
@@ -248,7 +250,10 @@ def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: M
     live = None if job.anew else live
     model = live.config if live else ModelConfig().placed(features.widths)
     steps_min = min(job.steps_max, FIRST_STEPS_MIN) if live is None else 0
-    config = TrainConfig(model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max)
+    config = TrainConfig(
+        model=model, seed=job.seed, seconds_max=job.seconds_max, steps_min=steps_min, steps_max=job.steps_max,
+        device=job.device, precision=job.precision,
+    )  # fmt: skip
     trained = Trainer(config, part=part).train(columns, features, live)
     return Candidate(trained.model, b"", {**trained.metrics, "steps": float(trained.steps), "best_step": float(trained.best_step)})
 
@@ -256,11 +261,13 @@ def train_trunk(job: Job, columns: EventColumns, features: ItemFeatures, live: M
 def train_head(job: Job, columns: EventColumns, features: ItemFeatures, live: Model, parent: dict[str, bytes]) -> Candidate:
     """The live trunk, its head fitted to the newest events and a replay sample."""
     events = placed(features, columns)
-    vectors, config = live.embed_items(features), HeadConfig(seed=job.seed)
+    config = HeadConfig(seed=job.seed, device=job.device)
     new = np.zeros(len(events), dtype=np.bool_)
     new[-min(len(events), job.new_events) :] = True
     old = replay_mask(len(events), before=int((~new).sum()), replay_max=config.replay_max, generator=np.random.default_rng(job.seed))
-    samples = Samples(head_samples(live, vectors, events, asked=new), head_samples(live, vectors, events, asked=old))
+    with lent(live, torch.device(config.device)):
+        vectors = live.embed_items(features)
+        samples = Samples(head_samples(live, vectors, events, asked=new), head_samples(live, vectors, events, asked=old))
     tuned = tune_head(live, samples, vectors, config=config, optimiser=parent.get(OPTIMISER_FILE) or None)
     return Candidate(
         tuned.model, tuned.optimiser, {"loss_before": tuned.loss_before, "loss_after": tuned.loss_after, "steps": float(tuned.steps)}

@@ -32,7 +32,8 @@ SHADOW_MS: Final = 5000
 class Plan:
     """Every so many-th training is of the trunk, each takes so long at most, on so many threads: more than one where nobody is served.
 
-    With `anew` a trunk begins from nothing, not from the live one. Of more than `events_max` events not all are looked at.
+    With `anew` a trunk begins from nothing, not from the live one. Of more than `events_max` events not all are looked at. `device` and
+    `precision`: as the settings have them.
     """
 
     trunk_every: int
@@ -40,6 +41,8 @@ class Plan:
     threads: int = 1
     anew: bool = False
     events_max: int = EVENTS_MAX
+    device: str = "cpu"
+    precision: str = "float32"
 
 
 @dataclass
@@ -122,6 +125,8 @@ class Training:
             seed=self._count,
             seconds_max=plan.seconds_max,
             threads=plan.threads,
+            device=plan.device,
+            precision=plan.precision,
             anew=plan.anew,
             events_max=plan.events_max,
         )

@@ -50,6 +50,8 @@ class Options:
     partitions: int
     threads: int = 1
     events_max: int = EVENTS_MAX
+    device: str = "cpu"
+    precision: str = "float32"
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -165,6 +167,7 @@ class Trainer:
         job = Job(
             out=str((options.folder / self._name).resolve()), kind=kind, parent=live.version if live else None, seed=self._trainings,
             seconds_max=options.seconds_max, threads=options.threads, events_max=options.events_max,
+            device=options.device, precision=options.precision,
         )  # fmt: skip
         self._child = Child(job, options.environment)
         log.info("training_started kind=%s version=%s pid=%d", kind, self._name, self._child.pid)

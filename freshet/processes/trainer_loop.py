@@ -119,8 +119,8 @@ def run_trainer(settings: Settings) -> None:
         options = Options(
             folder=settings.data / "training", cadence=Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms),
             trunk_every=settings.trunk_every, seconds_max=settings.train_seconds_max, threads=settings.train_threads,
-            events_max=settings.train_events_max, partitions=site.shape.partitions,
-            environment={"FRESHET_DATA": str(settings.data)},
+            device=settings.train_device, precision=settings.train_precision, events_max=settings.train_events_max,
+            partitions=site.shape.partitions, environment={"FRESHET_DATA": str(settings.data)},
         )  # fmt: skip
         metrics = TrainerMetrics()
         loop = Loop(Trainer(shared, options), health, metrics)

@@ -63,6 +63,9 @@ def test_a_run_is_kept_and_the_last_line_is_json(files: tuple[Path, ...], tmp_pa
     assert "walks.txt" in page and page.count("<tr>") == 3
     with pytest.raises(SystemExit):
         main([*order[:4], "nonsense"])
+    with pytest.raises(SystemExit):
+        main([*order, "--device", "gpu"])
+    assert "--device must be cpu, cuda or auto" in capsys.readouterr().err
 
 
 def test_a_user_state_of_now_knows_what_the_others_do_not(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def walks(tmp_path: Path) -> list[Path]:
 
 
 def test_a_plan_follows_the_shape_of_the_data_and_a_server_can_hear_it_all() -> None:
-    short, long = (planned(material([length] * 500), seed=0, seconds=60.0, steps_max=9) for length in (4, 300))
+    fitting = Fitting(Wanted(Path(), steps_max=9), 0, still, 0.0)
+    short, long = (planned(material([length] * 500), fitting, seconds=60.0) for length in (4, 300))
     assert short.model.history_len == neural.HISTORY_MIN and long.model.history_len == Shape().history_max
     for plan, length in ((short, 4), (long, 100)):  # 300 actions are three windows
         assert plan.batch_windows * length == pytest.approx(neural.STEP_POSITIONS, rel=0.05)

@@ -107,3 +107,13 @@ def test_a_run_killed_at_any_moment_goes_on_and_half_a_file_is_begun_anew(tmp_pa
     found = json.loads(printed.out.splitlines()[-1])
     assert {"pop", "rules", "ridge", "neural", "blend"} < set(found["systems"]) and found["neural"]["steps"] >= 1
     assert list(found["blend"]["weights"])[-1] == "neural" and [path.name for path in folder.iterdir()] == ["model.bin"]
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device, told in (("cuda", "--device is cuda, but torch"), ("gpu", "--device must be cpu, cuda or auto")):
+        with pytest.raises(SystemExit):
+            main(["loo", "--data", str(tmp_path / "none"), "--device", device])
+        assert told in capsys.readouterr().err

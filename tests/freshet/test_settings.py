@@ -71,3 +71,13 @@ def test_a_value_that_is_no_such_number_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FRESHET_TRAIN_INTERVAL_S", value)
     with pytest.raises(ValidationError, match="train_interval_s"):
         Settings()
+
+
+def test_what_trains_is_the_cpu_unless_another_device_of_those_there_are_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Settings().train_device, Settings().train_precision) == ("cpu", "float32")
+    monkeypatch.setenv("FRESHET_TRAIN_DEVICE", "auto")
+    assert Settings().train_device == "auto"
+    monkeypatch.setenv("FRESHET_TRAIN_DEVICE", "gpu")
+    monkeypatch.setenv("FRESHET_TRAIN_PRECISION", "half")
+    with pytest.raises(ValidationError, match=r"(?s)train_device.*'cpu', 'cuda' or 'auto'.*'gpu'.*train_precision.*'bfloat16'.*'half'"):
+        Settings()

@@ -56,7 +56,9 @@ def trainer_of(
         RedisHealth(client, site.prefix),
         Leases(client, "trainer", owner=name, prefix=site.prefix, lease_ms=lease_ms),
     )
-    return Trainer(shared, Options(site.folder / name / "training", cadence, trunk_every=2, seconds_max=5, partitions=PARTITIONS))
+    folder = site.folder / name / "training"
+    options = Options(folder, cadence, trunk_every=2, seconds_max=5, partitions=PARTITIONS, device="cuda", precision="bfloat16")
+    return Trainer(shared, options)
 
 
 def events(site: Followed, count: int, *, first: int = 0) -> None:
@@ -110,6 +112,15 @@ def test_the_cadence_counts_events_of_all_partitions_and_time_since_the_last(sit
     assert stepped(trainer, NOW_MS + 2 * COUNT_MS) is None, "too soon"
     assert stepped(trainer, NOW_MS + COUNT_MS + EVERY.interval_ms_min) is not None
     assert decisions(site) == [("g1-1", False), ("g2-2", False)]
+    trainer.close()
+
+
+def test_a_child_is_told_what_to_compute_on(site: Followed, says: StandIn) -> None:
+    says.better(promote=False)
+    trainer = trainer_of(site)
+    events(site, 20)
+    trainer.step(now_ms=NOW_MS)
+    assert trainer._child is not None and (trainer._child.job.device, trainer._child.job.precision) == ("cuda", "bfloat16")
     trainer.close()
 
 

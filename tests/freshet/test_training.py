@@ -122,6 +122,19 @@ def test_a_real_child_with_too_little_to_learn_from_fails_in_words_and_changes_n
         assert service.lookup.recommend("u1", k=3, now_ms=NOW_MS).items, "look-ups go on"
 
 
+def test_a_device_that_is_not_there_fails_a_training_in_words_and_changes_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the child's, wherever this runs
+    training = Training(service, Plan(2, seconds_max=1.0, device="cuda", precision="bfloat16"), cadence=EVERY)
+    training.start(now_ms=NOW_MS, events=0)
+    job = msgspec.json.decode((service.engine.settings.data / "training" / "1" / "job.json").read_bytes(), type=Job)
+    assert (job.device, job.precision) == ("cuda", "bfloat16")
+    outcome = ended(training)
+    assert outcome.reason.startswith("failed: ") and "FRESHET_TRAIN_DEVICE is cuda, but torch" in outcome.reason
+    assert service.current is None and service.lookup.recommend("u1", k=3, now_ms=NOW_MS).items, "look-ups go on"
+
+
 def test_what_the_gate_refuses_is_recorded_and_not_stored(service: Service, stand_in: StandIn) -> None:
     stand_in.report(promote=False, reason="worse: gain -0.1")
     training = training_of(service)
