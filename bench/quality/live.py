@@ -3,7 +3,7 @@
     passed = passes(path, wanted, num_items=1682, say=say); passed.ranks["blend"]
 
 Once as it is served (`blend`: the live model and its counts; `neural`: its neural score alone; `frozen`: the model as the warm-up left it),
-once with heads alone trained after the first trunk, once with every trunk from nothing. The stream waits for each training, which has all
+heads on a short cadence and trunks on a long one; once with heads alone after the first trunk; once with every trunk from nothing. The stream waits for each training, which has all
 cores: what is learned does not hang on how fast this machine streams. Only the given file is read, not what lies beside it.
 """
 
@@ -30,17 +30,18 @@ from freshet.service import Service
 from freshet.settings import Settings
 from serving.lookup import COUNTING
 
-TRAININGS: Final = 8
-"""Of one pass, after the first."""
-TRAINING_SHARE: Final = 0.5
-"""Of a pass's time; streaming, gates and blends take the rest."""
+TRUNK_TRAININGS: Final = 8
+"""Of one pass that trains trunks, after the first."""
+TRAINING_SHARE: Final = 0.4
+"""Of a pass's time, for its trunks; heads, streaming, gates and blends take the rest."""
 SECONDS_MIN: Final = 1.0
 EVENTS_MIN: Final = 2000
 """Between two trainings, as the product's own setting has it."""
 NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 TRUNKS: Final = 1
+MIXED: Final = 2
 HEADS: Final = 10**9
-"""A trunk every so many-th training: always, and after the first never."""
+"""A trunk every so many-th training: always, every other time, and after the first never."""
 NEURAL, FROZEN, HEADS_ONLY, RETRAINED = "neural", "frozen", "heads_only", "full_retrain"
 
 
@@ -52,9 +53,14 @@ class Pass:
     trunk_every: int = TRUNKS
     anew: bool = False
 
+    @property
+    def trainings(self) -> int:
+        """After the first: with heads, twice as many as without."""
+        return TRUNK_TRAININGS * min(self.trunk_every, MIXED)
+
 
 PASSES: Final = (
-    Pass({"model": BLEND, "neural": NEURAL, "frozen": FROZEN}),
+    Pass({"model": BLEND, "neural": NEURAL, "frozen": FROZEN}, trunk_every=MIXED),
     Pass({"model": HEADS_ONLY}, trunk_every=HEADS),
     Pass({"model": RETRAINED}, anew=True),
 )
@@ -80,8 +86,8 @@ def passes(
         raise BadData(str(error)) from error
     ranks, told, blend = dict[str, I64s](), dict[str, dict[str, object]](), COUNTING
     for one in chosen:
-        each = max(SECONDS_MIN, TRAINING_SHARE * seconds / len(chosen) / TRAININGS)
-        given = {**more, "train_events_min": _every(source), "train_seconds_max": each}
+        each = max(SECONDS_MIN, TRAINING_SHARE * seconds / len(chosen) / TRUNK_TRAININGS)
+        given = {**more, "train_events_min": _every(source, one.trainings), "train_seconds_max": each}
         found, version_blend, outcomes = _run(one, source, given, say=say)
         ranks |= {name: found[of] for of, name in one.names.items()}
         told[one.names["model"]] = outcomes
@@ -90,9 +96,9 @@ def passes(
     return Passed(ranks, blend, told)
 
 
-def _every(source: Source) -> int:
+def _every(source: Source, trainings: int) -> int:
     """Events between two trainings."""
-    return max(EVENTS_MIN, source.rows * (WARM_SHARE - 1) // WARM_SHARE // (TRAININGS + 1))
+    return max(EVENTS_MIN, source.rows * (WARM_SHARE - 1) // WARM_SHARE // (trainings + 1))
 
 
 def _run(
