@@ -3,8 +3,9 @@
     passed = passes(path, wanted, num_items=1682, say=say); passed.ranks["blend"]
 
 Once as it is served (`blend`: the live model and its counts; `neural`: its neural score alone; `frozen`: the model as the warm-up left it),
-heads on a short cadence and trunks on a long one; once with heads alone after the first trunk; once with every trunk from nothing. The stream waits for each training, which has all
-cores: what is learned does not hang on how fast this machine streams. Only the given file is read, not what lies beside it.
+heads on a short cadence and trunks on a long one; once with heads alone after the first trunk; once with every trunk from nothing. The
+stream waits for each training, which has all cores: what is learned does not hang on how fast this machine streams. Only the given file is
+read, not what lies beside it.
 """
 
 import tempfile
