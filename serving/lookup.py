@@ -26,10 +26,11 @@ from storage.ids import ITEM, hash_id
 
 CANDIDATES_MAX: Final = 2000
 NEW_ITEM_MS: Final = 86_400_000
-COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.4, 0.0, 0.0]))
-"""Until a model with a fitted blend is live, and where its fit begins. Without a model the neural column is constant, its weight is moot,
-and so are those of the linear ones. Linear, sessions and content weigh what a training shows them to be worth; EASE begins with what it
-was worth on the first fifth of MovieLens-100K, which is the prequential protocol's to choose by.
+COUNTING: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.1, 0.1, 0.0, 0.0, 0.0, 0.0]))
+"""Until a model with a fitted blend is live. The neural column is constant then, its weight is moot."""
+UNFITTED: Final = Blend(SOURCES, np.array([0.5, 0.5, 0.5, 0.02, 0.02, 0.0, 0.4, 0.0, 0.0]))
+"""Where the first fit begins. Beside EASE popularity need speak only where all others are silent. Linear, sessions and content weigh what
+a training shows them to be worth. Chosen on the first fifth of MovieLens-100K, which is the prequential protocol's to choose by (ADR 0028).
 """
 SIMILAR: Final = Blend(("neural", "neighbours"), np.array([1.0, 0.5]))
 ANYTHING: Final = Asked()

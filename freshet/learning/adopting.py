@@ -17,7 +17,7 @@ from encoders.blend import Blend
 from encoders.model import CheckpointError, Model
 from freshet.service import Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, MODEL_FILE
-from serving.lookup import COUNTING
+from serving.lookup import UNFITTED
 from serving.sources import SOURCES
 from storage.models import Version
 
@@ -69,4 +69,4 @@ def neural_alone() -> Blend:
 
 
 def _counting() -> Blend:
-    return Blend(SOURCES[1:], COUNTING.weights[1:])
+    return Blend(SOURCES[1:], UNFITTED.weights[1:])

@@ -37,7 +37,7 @@ from freshet.learning.walk import Walk
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.view import View
 from serving.linear import LinearSource
-from serving.lookup import COUNTING
+from serving.lookup import COUNTING, UNFITTED
 from serving.sources import BROUGHT, SOURCES
 from storage.archive import Archive
 from storage.arrays import F32s, I64s
@@ -163,10 +163,10 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
         else train_trunk(job, columns, features, rival.model, part)
     )
     linear = fitted(placed(features, columns), features.ids, seconds_max=LINEAR_SHARE * job.seconds_max)
-    counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], COUNTING.weights[1:])
-    aged = _aged(job, inputs, cut)
+    counting = Blend.from_json(parent[COUNTING_FILE]) if parent else Blend(SOURCES[1:], UNFITTED.weights[1:])
+    aged, start = _aged(job, inputs, cut), rival.blend.over(SOURCES) if parent else UNFITTED
     candidate, counting = fit_blends(
-        aged, cut.blend, Contender.of("candidate", made.model, rival.blend.over(SOURCES), features, LinearSource(linear, aged.view.index)),
+        aged, cut.blend, Contender.of("candidate", made.model, start, features, LinearSource(linear, aged.view.index)),
         counting.over(SOURCES[1:]),
     )  # fmt: skip
     candidate = candidate.with_linear(LinearSource(linear, index))

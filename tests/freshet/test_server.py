@@ -22,6 +22,7 @@ from tests.stream.event_logs import stored, wanted
 from tests.stream.oracle import Oracle
 
 KILLS = 5
+BATCH = 20
 NEVER = 10**9
 START_MS = 1_700_000_000_000
 
@@ -34,34 +35,35 @@ def event(n: int, rng: random.Random) -> Event:
 
 
 class Load(threading.Thread):
-    """Posts batches in order, again and again until each is acknowledged, to whichever server is up."""
+    """Posts batch after batch, each again and again until it is acknowledged, to whichever server is up, until there is enough."""
 
-    def __init__(self, batches: list[list[Event]]) -> None:
+    def __init__(self, rng: random.Random) -> None:
         super().__init__(daemon=True)
-        self.batches, self.sent = batches, 0
+        self._rng, self.sent = rng, 0
         self.client: httpx.Client | None = None
-        self.up = threading.Event()
-        self.some = threading.Event()
+        self.up, self.some, self.enough = threading.Event(), threading.Event(), threading.Event()
 
     def run(self) -> None:
-        while self.sent < len(self.batches):
-            assert self.up.wait(120)
-            client = self.client
-            assert client is not None
-            try:
-                reply = client.post("/v1/events", content=msgspec.json.encode(self.batches[self.sent]))
-            except (httpx.TransportError, RuntimeError):  # killed, or its client closed
+        while not self.enough.is_set():
+            batch = msgspec.json.encode([event(BATCH * self.sent + k, self._rng) for k in range(BATCH)])
+            while not self._acknowledged(batch):
                 self.up.wait(0.01)
-                continue
-            if reply.status_code == 202:
-                self.sent += 1
-                self.some.set()
+            self.sent += 1
+            self.some.set()
+
+    def _acknowledged(self, batch: bytes) -> bool:
+        assert self.up.wait(120)
+        client = self.client
+        assert client is not None
+        try:
+            return client.post("/v1/events", content=batch).status_code == 202
+        except (httpx.TransportError, RuntimeError):  # killed, or its client closed
+            return False
 
 
 def test_a_killed_server_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
-    rng = random.Random(7)
-    batches = [[event(20 * n + k, rng) for k in range(20)] for n in range(600)]
-    load, folder = Load(batches), tmp_path / "data"
+    rng, folder = random.Random(7), tmp_path / "data"
+    load = Load(random.Random(8))
     folder.mkdir()
     load.start()
     for _ in range(KILLS):
@@ -75,9 +77,12 @@ def test_a_killed_server_loses_nothing_and_doubles_nothing(tmp_path: Path) -> No
             running.kill()
     with server(folder, train_events_min=NEVER) as running:
         load.client = running.client
+        load.some.clear()
         load.up.set()
+        assert load.some.wait(30)
+        load.enough.set()
         load.join(120)
-        assert load.sent == len(batches)
+        assert not load.is_alive()
         settle(running)
         assert running.stop() == 0
     with LmdbLog(folder / "log", read_only=True) as log:
@@ -90,7 +95,7 @@ def test_a_killed_server_loses_nothing_and_doubles_nothing(tmp_path: Path) -> No
     finally:
         state.close()
     assert tally.accepted == len(records)
-    assert tally.accepted - tally.duplicates == sum(len(batch) for batch in batches), "every event had its effect once"
+    assert tally.accepted - tally.duplicates == BATCH * load.sent, "every event had its effect once"
 
 
 def settle(running: Running) -> None:
