@@ -107,10 +107,10 @@ def run(source: Source, name: str, folder: Path, *, events_max: int | None = Non
 
 
 def trainings(warm: int, *, seconds_max: float, threads: int) -> dict[str, str]:
-    """As the embedded demo trains: back to back, each a trunk; and the archive is written often, for the trainer reads that."""
+    """As the embedded demo trains: back to back, each a trunk, none in shadow. The trainer reads the archive: it is written often."""
     given = {
         "train_events_min": max(100, min(TRAIN_EVENTS, warm)), "train_interval_s": 0, "trunk_every": 1, "train_seconds_max": seconds_max,
-        "train_threads": threads, "archive_s": 3,
+        "train_threads": threads, "archive_s": 3, "shadow_share": 0,
     }  # fmt: skip
     return {f"{PREFIX}{key.upper()}": str(value) for key, value in given.items()}
 

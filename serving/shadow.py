@@ -2,7 +2,7 @@
 
     shadow = Shadow(lookup, clock_ms, share=0.05); shadow.begin(candidate)
     shadow.note("u1", 10)      # by whoever has answered
-    shadow.step(); told = shadow.end()
+    if shadow.stood(now_ms=now_ms): told = shadow.end()
 
 Whether a candidate is better is the gate's to say, which knows what was taken. What a shadow can tell is whether it works where it is
 going to: on these users, with these vectors, at what cost, and how much of the answers would change.
@@ -11,7 +11,7 @@ going to: on these users, with these vectors, at what cost, and how much of the 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +26,9 @@ WAITING_MAX: Final = 64
 """Look-ups that wait; what comes beyond is dropped and counted."""
 STEP_LOOKUPS: Final = 2
 """Ranked in one step, each by both: the thread that steps has events to apply."""
+STOOD_LOOKUPS: Final = 100
+STOOD_MS: Final = 5000
+"""So many look-ups ranked, or so long in shadow, is enough: where few ask nobody waits for more."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,22 @@ class Shadowed:
     dropped: int
     overlap: float
     mean_ms: float
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Shadowed]") -> "Shadowed":
+        """What several processes saw of one candidate, as one."""
+        compared, failed, dropped = (sum(getattr(part, name) for part in parts) for name in ("compared", "failed", "dropped"))
+        overlap = sum(part.compared * part.overlap for part in parts) / compared if compared else 1.0
+        spent_ms = sum((part.compared + part.failed) * part.mean_ms for part in parts)
+        return cls(compared, failed, dropped, overlap, spent_ms / max(1, compared + failed))
+
+    @property
+    def failing(self) -> str:
+        """Why the candidate must not go live; empty if it may."""
+        if not self.failed:
+            return ""
+        of = self.failed + self.compared
+        return f"failed in shadow: {self.failed} of {of} look-ups had an error, a vector that is not finite, or too few items"
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -58,14 +77,18 @@ class _Seen:
     failed: int = 0
     dropped: int = 0
     spent_s: float = 0.0
+    since_ms: int | None = None
 
 
 class Shadow:
     """`note` from any thread, everything else from the one that steps. Without a candidate nothing waits and nothing is ranked."""
 
-    def __init__(self, lookup: Lookup, clock_ms: Callable[[], int], *, share: float, metrics: Metrics | None = None) -> None:
-        """`share` of the look-ups, evenly: every twentieth at 0.05."""
-        self._lookup, self._clock_ms, self._share, self._metrics = lookup, clock_ms, share, metrics
+    def __init__(
+        self, lookup: Lookup, clock_ms: Callable[[], int], *, share: float, metrics: Metrics | None = None,
+        away: tuple[type[Exception], ...] = (),
+    ) -> None:  # fmt: skip
+        """`share` of the look-ups, evenly: every twentieth at 0.05. Errors in `away` are a store's, no candidate's: they are raised."""
+        self._lookup, self._clock_ms, self._share, self._metrics, self._away = lookup, clock_ms, share, metrics, away
         self._lock, self._waiting, self._credit = threading.Lock(), deque[tuple[str, int]](), 0.0
         self._seen: _Seen | None = None
 
@@ -109,6 +132,14 @@ class Shadow:
                 asked = self._waiting.popleft()
             self._compare(self._seen, *asked)
 
+    def stood(self, *, now_ms: int) -> bool:
+        """Rank a few more; whether the candidate has been here for long enough."""
+        assert self._seen is not None, "somebody stands in it"
+        if self._seen.since_ms is None:
+            self._seen.since_ms = now_ms
+        self.step()
+        return self.ranked >= STOOD_LOOKUPS or now_ms - self._seen.since_ms >= STOOD_MS
+
     def end(self) -> Shadowed:
         """What was seen; nothing is noted any more."""
         with self._lock:
@@ -125,6 +156,8 @@ class Shadow:
         try:
             broken = aimed(context.history, seen.candidate, now_ms=context.now_ms) is None
             answer = self._lookup.rank(context, seen.candidate, k=k).rows[:k]
+        except self._away:
+            raise
         except Exception:  # noqa: BLE001  # whatever a candidate does wrong is the candidate's: nobody waits for it
             broken, answer = True, live[:0]
         seen.spent_s += time.perf_counter() - began

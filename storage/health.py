@@ -26,7 +26,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class Beat:
     """One process's last word. `watermark`: the number of the last event applied or learned; `at_ms`: when this was said.
 
-    `candidate`: the proposed version it has loaded beside the live one; `built`: the one whose collection it has filled.
+    `candidate`: the proposed version it has loaded beside the live one and is ready to answer from; `shadow`: what it saw of that one in
+    shadow, if it stood there; `built`: the version whose collection it has filled.
     """
 
     process: str
@@ -37,6 +38,7 @@ class Beat:
     watermark: int | None = None
     candidate: str | None = None
     built: str | None = None
+    shadow: dict[str, float] | None = None
 
 
 class Beats(Protocol):
@@ -99,7 +101,7 @@ def beat_bytes(beat: Beat) -> bytes:
     """The record as JSON. Raises ValueError for a process name that is no file name."""
     if not _NAME.fullmatch(beat.process):
         raise ValueError(f"process name {beat.process!r}: letters, digits, '_' and '-', at most 64")
-    return json.dumps(asdict(beat)).encode()
+    return json.dumps({name: value for name, value in asdict(beat).items() if value is not None}).encode()
 
 
 def beat_in(key: str, data: bytes) -> Beat | None:

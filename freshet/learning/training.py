@@ -9,7 +9,6 @@ trunk is embedded item by item into a collection of its own before the flip, whi
 import logging
 import shutil
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
@@ -23,9 +22,6 @@ from storage.vectors import VectorsDamaged, VectorsLocked
 from trainers.cadence import Cadence, due
 
 log = logging.getLogger(__name__)
-SHADOW_LOOKUPS: Final = 100
-SHADOW_MS: Final = 5000
-"""Whichever is first: with nobody asking there is nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,6 @@ class _Building:
     report: Report
     kind: str
     row: int = 0
-    shadowed_ms: int | None = None
-    """Since when it is in shadow."""
     told: Shadowed | None = None
     """What was seen of it there."""
 
@@ -202,7 +196,7 @@ class Training:
                 if not self._stood(self._shadow, building, now_ms):
                     return None
                 building.told = self._shadow.end()
-            wrong = wrong or _failing(building.told)
+            wrong = wrong or (building.told.failing if building.told else "")
             if not wrong:
                 self._service.promote(building.version, building.loaded)
         except (StaleRecord, UnknownVersion, Damaged, VectorsDamaged, ValueError) as error:
@@ -218,11 +212,9 @@ class Training:
 
     def _stood(self, shadow: Shadow, building: _Building, now_ms: int) -> bool:
         """Whether the candidate has been in shadow for long enough; rank a few look-ups by it."""
-        if building.shadowed_ms is None:
-            building.shadowed_ms = now_ms
+        if shadow.candidate is None:
             shadow.begin(building.loaded.live)
-        shadow.step()
-        return shadow.ranked >= SHADOW_LOOKUPS or now_ms - building.shadowed_ms >= SHADOW_MS
+        return shadow.stood(now_ms=now_ms)
 
     def _overtaken(self, parent: str | None) -> str:
         """Why a candidate's comparison no longer counts: somebody rolled back meanwhile. Empty if it does."""
@@ -236,11 +228,3 @@ class Training:
         self._outcome = None
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         return outcome
-
-
-def _failing(told: Shadowed | None) -> str:
-    """Why a candidate that stood in shadow must not go live; empty if it may."""
-    if told is None or not told.failed:
-        return ""
-    of = told.failed + told.compared
-    return f"failed in shadow: {told.failed} of {of} look-ups had an error, a vector that is not finite, or too few items"

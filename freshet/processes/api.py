@@ -22,6 +22,7 @@ from serving.metrics import Metrics
 from serving.problems import ProblemBody, reply
 from serving.services import Engine as EngineHealth
 from serving.services import Services as ApiServices
+from serving.shadow import Shadow
 from storage.log import JSON, PACK, Entry, Position
 from stream.entities import ENTITIES
 from stream.events import Entity
@@ -38,6 +39,9 @@ def run_api(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises what `cluster_serving` raises, OSError when the port is taken."""
     with cluster_serving(settings, process=process_name("api"), refreshes=False) as site, bound(settings.host, settings.port) as listener:
         metrics = Metrics()
+        if settings.shadow_share:
+            away = (*REDIS_ERRORS, *QDRANT_ERRORS)
+            site.following.shadow = Shadow(site.serving.lookup, now_ms, share=settings.shadow_share, metrics=metrics, away=away)
         pulse = Pulse(site, name="api")
         app = create_app(api_services(site, pulse, metrics))
         app.router.lifespan_context = lifespan(pulse.start, pulse.stop)
@@ -69,9 +73,13 @@ def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiSer
         """As of some moment between the first and the last read: equal to a replay's only while nothing is applied."""
         return {"digest": digests(state, shape.partitions), "below": progress.as_of.number + 1}
 
+    def answered(user_id: str, k: int) -> None:
+        if site.following.shadow is not None:
+            site.following.shadow.note(user_id, k)
+
     return ApiServices(
         lookup=site.serving.lookup, append_events=append_events, append_entities=append_entities, engine=health,
-        status=lambda: status(site), digest=digest, ready=pulse.is_alive, metrics=metrics, clock_ms=now_ms,
+        status=lambda: status(site), digest=digest, ready=pulse.is_alive, metrics=metrics, clock_ms=now_ms, answered=answered,
     )  # fmt: skip
 
 

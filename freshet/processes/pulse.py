@@ -6,6 +6,7 @@ pulse = Pulse(cluster_serving, name="api"); pulse.start(); ...; pulse.stop()
 import logging
 import os
 import threading
+from dataclasses import asdict
 from typing import Final
 
 from freshet.clock import now_ms
@@ -97,5 +98,8 @@ class Pulse(threading.Thread):
         serving, following = self._serving.serving, self._serving.following
         current = serving.current
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
-        number = serving.view.progress.as_of.number
-        return Beat(self._process, os.getpid(), now, version, collection, number, candidate=following.candidate, built=following.built)
+        number, shadow = serving.view.progress.as_of.number, asdict(following.shadowed) if following.shadowed else None
+        return Beat(
+            self._process, os.getpid(), now, version, collection, number,
+            candidate=following.candidate, built=following.built, shadow=shadow,
+        )  # fmt: skip

@@ -8,7 +8,7 @@ own data folder.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -73,6 +73,7 @@ class ClusterServing:
             if now_ms - self._counted_ms >= LEASE_MS:
                 self._counted_ms, self.dirty = now_ms, self.serving.refresher.pending()
         self.serving.step(now_ms=now_ms)
+        self.following.stand(now_ms=now_ms)
 
     def follow(self, *, now_ms: int) -> bool:
         """Flip, load, build: whether there is more to build."""
@@ -126,8 +127,13 @@ def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Ite
         except QDRANT_ERRORS as error:
             raise _qdrant_told(settings, error) from error
         held.callback(serving.close)
-        following = Following(serving, registry, builds=lambda: leases is not None and 0 in leases.held)
+        following = Following(serving, registry, builds=lambda: leases is not None and 0 in leases.held, whole=filled(health))
         yield ClusterServing(site, follower, serving, following, health, leases)
+
+
+def filled(health: Beats) -> Callable[[str, int], bool]:
+    """Whether a living process has filled a version's collection, at a time."""
+    return lambda version, now_ms: any(beat.built == version for beat in health.alive(now_ms, within_ms=ALIVE_MS))
 
 
 def _vectors(settings: Settings, held: ExitStack) -> Collections:

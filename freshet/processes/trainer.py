@@ -10,7 +10,7 @@ answer in the middle of a step, the next one takes up where it stopped.
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 from freshet.cluster import REDIS_ERRORS
 from freshet.learning.child import UNUSABLE, Child
 from freshet.learning.job import EVENTS_MAX, HEAD, TRUNK, Job, Outcome, Report
-from storage.health import Beats
+from serving.shadow import Shadowed
+from storage.health import Beat, Beats
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models import Damaged, StaleRecord, UnknownVersion, Version
 from storage.models_redis import RedisRegistry
@@ -196,22 +197,24 @@ class Trainer:
         return self._record(Outcome(self._name, child.job.kind, False, report.reason, report.numbers, now_ms, self._events_at_start))
 
     def _settle(self, proposed: _Proposed, now_ms: int) -> Outcome | None:
-        """Flip once the collection is whole and everybody who answers has loaded the version; withdraw it after a long while."""
+        """Flip once the collection is whole and everybody who answers is ready for the version, unless it failed in shadow somewhere;
+        withdraw it after a long while.
+        """
         name, report = proposed.version.name, proposed.report
         alive = self._shared.health.alive(now_ms, within_ms=ALIVE_MS)
-        built = any(beat.built == name for beat in alive)
-        waiting = sorted(beat.process for beat in alive if beat.process.startswith("api") and beat.candidate != name)
+        built, apis = any(beat.built == name for beat in alive), [beat for beat in alive if beat.process.startswith("api")]
+        waiting, seen = sorted(beat.process for beat in apis if beat.candidate != name), _seen(apis, name)
         promoted, reason = False, report.reason
         if built and not waiting:
-            promoted, reason = self._promote(proposed)
+            promoted, reason = (False, seen.failing) if seen and seen.failing else self._promote(proposed)
         elif now_ms - proposed.since_ms < PROPOSED_MS_MAX:
             return None
         else:
-            reason = (
-                f"withdrawn: {'not loaded by ' + ', '.join(waiting) if built else 'nobody filled its collection (is a refresher running?)'}"
-            )
+            missing = f"{', '.join(waiting)} not ready for it" if built else "nobody filled its collection (is a refresher running?)"
+            reason = f"withdrawn: {missing}"
         self._proposed = None
-        return self._record(Outcome(name, proposed.kind, promoted, reason, report.numbers, now_ms, self._events_at_start))
+        numbers = report.numbers | (seen.numbers if seen else {})
+        return self._record(Outcome(name, proposed.kind, promoted, reason, numbers, now_ms, self._events_at_start))
 
     def _promote(self, proposed: _Proposed) -> tuple[bool, str]:
         """Whether it is live now, and why."""
@@ -234,3 +237,9 @@ class Trainer:
         self._outcome = None
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         return outcome
+
+
+def _seen(apis: Sequence[Beat], name: str) -> Shadowed | None:
+    """What those who are ready for the version saw of it in shadow; None if it stood nowhere."""
+    told = [Shadowed(**beat.shadow) for beat in apis if beat.candidate == name and beat.shadow]  # type: ignore[arg-type]  # JSON's
+    return Shadowed.joined(told) if told else None

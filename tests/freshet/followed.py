@@ -6,6 +6,7 @@ site = Followed(folder); site.events(40); site.put("i1", title="Rook"); follower
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from qdrant_client import QdrantClient
 from bench.services import RedisServer
 from freshet.processes.follower import Follower
 from freshet.processes.following import Following
-from freshet.processes.serving import ClusterServing
+from freshet.processes.serving import ClusterServing, filled
 from freshet.service import Serving, Stores
 from freshet.settings import Settings
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE
@@ -33,6 +34,7 @@ from storage.models import Version
 from storage.models_redis import RedisRegistry
 from storage.names import Names
 from storage.places import LocalPlace
+from storage.state import DIRTY
 from storage.state_redis import RedisState
 from storage.vectors import Collections
 from storage.vectors_local import VectorServer
@@ -163,7 +165,9 @@ class Process:
         leases = Leases(site.client, "refresher", owner=name, prefix=site.prefix) if refreshes else None
         stores = Stores(registry, vectors, refreshes, lambda collection: any(b.collection == collection for b in site.health.read()))
         self.serving = Serving(site.follower(), stores)
-        self.following = Following(self.serving, registry, builds=lambda: leases is not None and 0 in leases.held)
+        self.following = Following(
+            self.serving, registry, builds=lambda: leases is not None and 0 in leases.held, whole=filled(site.health)
+        )
         follower = self.serving._site
         assert isinstance(follower, Follower)
         self.whole = ClusterServing(_none(), follower, self.serving, self.following, site.health, leases)
@@ -172,7 +176,9 @@ class Process:
         """Say what is loaded here."""
         current = self.serving.current
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
-        beat = Beat(self.name, self.pid, now_ms, version, collection, 0, candidate=self.following.candidate, built=self.following.built)
+        shadow = asdict(self.following.shadowed) if self.following.shadowed else None
+        ready = {"candidate": self.following.candidate, "built": self.following.built, "shadow": shadow}
+        beat = Beat(self.name, self.pid, now_ms, version, collection, 0, **ready)  # type: ignore[arg-type]  # three kinds in one
         self.site.health.beat(beat)
         return beat
 
@@ -207,3 +213,16 @@ def settled(condition: Callable[[], bool], act: Callable[[], object], *, rounds:
             return
         act()
     raise AssertionError(f"not so after {rounds} rounds")
+
+
+def dirty(site: Followed) -> int:
+    return sum(1 for partition in range(PARTITIONS) for _ in site.state.scan(DIRTY, partition))
+
+
+def refreshed(site: Followed, refresher: Process, now_ms: int) -> int:
+    """Step until nothing is dirty; returns the time."""
+    for n in range(200):
+        refresher.round(now_ms + 500 * n)
+        if dirty(site) == 0:
+            return now_ms + 500 * n
+    raise AssertionError(f"{dirty(site)} items are dirty still")

@@ -23,7 +23,7 @@ from storage.vectors import collection_of
 from storage.vectors_local import VectorServer
 from stream.events import Event
 from stream.ingest import EVENTS
-from tests.freshet.followed import PARTITIONS, Followed, Process, node, settled, trained
+from tests.freshet.followed import PARTITIONS, Followed, dirty, node, refreshed, settled, trained
 from tests.freshet.sites import NOW_MS
 
 
@@ -49,19 +49,6 @@ def collections(site: Followed) -> list[int]:
 
 def embedded(site: Followed, generation: int) -> int:
     return site.qdrant.count(collection_of(generation)).count
-
-
-def dirty(site: Followed) -> int:
-    return sum(1 for partition in range(PARTITIONS) for _ in site.state.scan(DIRTY, partition))
-
-
-def refreshed(site: Followed, refresher: Process, now_ms: int) -> int:
-    """Step until nothing is dirty; returns the time."""
-    for n in range(200):
-        refresher.round(now_ms + 500 * n)
-        if dirty(site) == 0:
-            return now_ms + 500 * n
-    raise AssertionError(f"{dirty(site)} items are dirty still")
 
 
 def test_a_proposed_version_is_built_by_one_and_loaded_by_all_before_anybody_answers_from_it(site: Followed) -> None:

@@ -14,24 +14,13 @@ import redis
 from bench.services import wait_until
 from freshet.learning.job import Job, Outcome
 from freshet.processes.trainer import ALIVE_MS, COUNT_MS, PROPOSED_MS_MAX, Options, Shared, Trainer
-from storage.health import Beat
-from storage.health_redis import RedisHealth
-from storage.leases_redis import LEASE_MS, Leases
-from storage.models_redis import RedisRegistry
-from storage.places import LocalPlace
-from storage.state_redis import RedisState
-from stream.events import Event
+from storage.leases_redis import Leases
+from tests.freshet.cluster_trainers import CHILD_S, EVERY, RENEW_MS, beat, events, stepped, trainer_of
 from tests.freshet.followed import PARTITIONS, Flaky, Followed
 from tests.freshet.sites import NOW_MS
 from tests.freshet.sites import site as embedded
 from tests.freshet.stand_in import StandIn
 from tests.services import redis_server
-from trainers.cadence import Cadence
-
-EVERY = Cadence(10, 600_000, 5_000)
-RENEW_MS = LEASE_MS // 3
-CHILD_S = 150.0
-"""Of a real training on a machine that is busy with other tests."""
 
 
 @pytest.fixture
@@ -44,42 +33,6 @@ def site(tmp_path: Path) -> Iterator[Followed]:
 @pytest.fixture
 def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     yield StandIn(tmp_path / "stand-in", monkeypatch)
-
-
-def trainer_of(
-    site: Followed, name: str = "one", *, lease_ms: int = 60_000, client: redis.Redis | None = None, cadence: Cadence = EVERY
-) -> Trainer:
-    client = client or site.client
-    shared = Shared(
-        RedisState(client, partitions=PARTITIONS, prefix=site.prefix),
-        RedisRegistry(client, LocalPlace(site.folder / "models"), site.prefix),
-        RedisHealth(client, site.prefix),
-        Leases(client, "trainer", owner=name, prefix=site.prefix, lease_ms=lease_ms),
-    )
-    folder = site.folder / name / "training"
-    options = Options(folder, cadence, trunk_every=2, seconds_max=5, partitions=PARTITIONS, device="cuda", precision="bfloat16")
-    return Trainer(shared, options)
-
-
-def events(site: Followed, count: int, *, first: int = 0) -> None:
-    made = (
-        Event(user_id=f"u{n % 7}", action="like", item_id=f"i{n % 11}", ts_ms=NOW_MS - 10**6 + n, event_id=f"e{n}")
-        for n in range(first, first + count)
-    )
-    site.apply(made)
-
-
-def stepped(trainer: Trainer, now_ms: int) -> Outcome | None:
-    """Step until the training that runs has ended."""
-    outcome = trainer.step(now_ms=now_ms)
-    if outcome is None and trainer._child is not None:
-        trainer._child.wait(CHILD_S)
-        outcome = trainer.step(now_ms=now_ms)
-    return outcome
-
-
-def beat(site: Followed, name: str, now_ms: int, *, candidate: str | None = None, built: str | None = None) -> None:
-    site.health.beat(Beat(name, 1, now_ms, None, None, 0, candidate=candidate, built=built))
 
 
 def decisions(site: Followed) -> list[tuple[object, object]]:
@@ -168,7 +121,7 @@ def test_heads_follow_a_trunk_in_its_generation_and_the_next_trunk_gets_a_new_on
     trainer.close()
 
 
-@pytest.mark.parametrize(("built", "words"), [(False, "nobody filled its collection"), (True, "not loaded by api-1")])
+@pytest.mark.parametrize(("built", "words"), [(False, "nobody filled its collection"), (True, "api-1 not ready for it")])
 def test_a_proposal_that_nobody_makes_ready_is_withdrawn_with_the_reason(site: Followed, says: StandIn, built: bool, words: str) -> None:
     trainer = trainer_of(site)
     events(site, 20)

@@ -15,11 +15,11 @@ import torch
 
 from encoders.model import Model
 from freshet.learning.job import Job, Outcome, Report
-from freshet.learning.training import SHADOW_MS, Plan, Training
+from freshet.learning.training import Plan, Training
 from freshet.service import BUILD_ITEMS, Service
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, OPTIMISER_FILE, REPORT_FILE
 from freshet.world.events import WorldConfig
-from serving.shadow import Shadow
+from serving.shadow import STOOD_MS, Shadow
 from stream.events import Entity
 from tests.freshet.sites import NOW_MS, site, train
 from trainers.cadence import Cadence
@@ -306,7 +306,7 @@ def test_a_candidate_stands_in_shadow_before_it_goes_live(service: Service, stan
     assert outcome.promoted and outcome.numbers["shadow_lookups"] == 5 and 0 <= outcome.numbers["shadow_overlap"] <= 1
     recorded = service.registry.decisions()[-1]["numbers"]
     assert isinstance(recorded, dict) and recorded["shadow_failed"] == 0
-    assert now_ms - NOW_MS >= SHADOW_MS, "few were asked: the time ends it"
+    assert now_ms - NOW_MS >= STOOD_MS, "few were asked: the time ends it"
 
 
 def shadow_has_begun(shadow: Shadow) -> bool:
