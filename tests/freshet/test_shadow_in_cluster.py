@@ -53,7 +53,8 @@ def test_a_process_that_answers_is_ready_for_a_whole_version_that_has_stood_in_i
     assert (api.following.candidate, api.version) == (None, "g1-1")
     api.round(now_ms + STOOD_MS)
     seen = api.following.shadowed
-    assert seen is not None and (seen.compared, seen.failed) == (3, 0) and api.following.candidate == "g2-2"
+    assert seen is not None
+    assert (seen.compared, seen.failed, api.following.candidate) == (3, 0, "g2-2")
     assert [beat.shadow["compared"] for beat in live.health.read() if beat.shadow] == [3]
     live.promote("g2-2")
     api.round(now_ms + STOOD_MS)
