@@ -93,9 +93,9 @@ class Answered:
         return int(mid_ranks(scores[None, :], np.array([self.target]))[0])
 
 
-def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender]) -> Iterator[Answered]:
-    """Ask every contender before each event of the table, then apply the event."""
-    for asked in walk.ask_each(table):
+def answers(walk: Walk, table: pa.Table, contenders: Sequence[Contender], *, most: int | None = None) -> Iterator[Answered]:
+    """Ask every contender before each event of the table, or before `most` of them, then apply the event."""
+    for asked in walk.ask_each(table, most=most):
         aims = {contender.name: aimed(asked.context.history, contender.live, now_ms=asked.context.now_ms) for contender in contenders}
         users = {name: aim.query for name, aim in aims.items() if aim is not None}
         features = walk.features(asked, aims, {contender.name: contender.linear for contender in contenders})

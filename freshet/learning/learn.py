@@ -68,6 +68,10 @@ FIRST_LOSS_SHARE: Final = 0.02
 vectors for items that nobody has touched."""
 LINEAR_SHARE: Final = 0.05
 """Of a training's time, what solving for the linear source may take; a head's too: its weights are as old as the version."""
+GATE_SHARE: Final = 0.1
+GATE_WINDOW_MAX: Final = 40_000
+"""Of the archive's newest events the gate's window, if that is more than it asks about: the same number of questions of more people shows
+more, for what one person does hangs together."""
 EVENTS_MIN: Final = 300
 """Fewer events than this teach nothing worth asking about."""
 FIRST_STEPS_MIN: Final = 200
@@ -170,8 +174,8 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
         counting.over(SOURCES[1:]),
     )  # fmt: skip
     candidate = candidate.with_linear(LinearSource(linear, index))
-    gate = GateConfig(cases_planned=cut.gate.num_rows, loss_share_max=0.0 if parent else FIRST_LOSS_SHARE)
-    decision = judge(answers(past.walk, cut.gate, [candidate, rival]), candidate, rival, gate)
+    gate = GateConfig(cases_planned=min(cut.gate.num_rows, job.gate_events), loss_share_max=0.0 if parent else FIRST_LOSS_SHARE)
+    decision = judge(answers(past.walk, cut.gate, [candidate, rival], most=job.gate_events), candidate, rival, gate)
     weights = {f"weight_{name}": float(w) for name, w in zip(candidate.blend.sources, candidate.blend.weights, strict=True)}
     numbers = decision.numbers | weights | {"older_users_share": inputs.older_share}
     report = Report(decision.promote, decision.reason, numbers, cut.learned_to, len(columns), made.metrics, time.monotonic() - began)
@@ -220,12 +224,13 @@ def cut_archive(job: Job, whole: pa.Table) -> Cut:
     rows = whole.num_rows
     if rows < EVENTS_MIN:
         raise ValueError(f"the archive holds {rows} events; at least {EVENTS_MIN} are needed to train")
-    asked = min(job.blend_events + job.gate_events, rows // 4)
+    gate = max(job.gate_events, min(GATE_WINDOW_MAX, int(GATE_SHARE * rows)))
+    newest = min(job.blend_events + gate, rows // 4)
     numbers = whole.column("number").to_numpy()
-    split = _record_start(numbers, rows - asked)
+    split = _record_start(numbers, rows - newest)
     if split == 0:
         raise ValueError(f"the archive holds {rows} events in packs too large to cut; train once more have come")
-    middle = _record_start(numbers, rows - asked * job.blend_events // (job.blend_events + job.gate_events))
+    middle = _record_start(numbers, rows - newest * job.blend_events // (job.blend_events + gate))
     middle = middle if middle > split else rows  # one pack alone: weights can stay as they are, a decision needs events
     return Cut(whole.slice(0, split), whole.slice(split, middle - split), whole.slice(middle), int(numbers[split - 1]))
 

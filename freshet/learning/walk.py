@@ -97,13 +97,15 @@ class Walk:
         self.view.take(applied, now_ms=0)
         return applied
 
-    def ask_each(self, table: pa.Table) -> Iterator[Asked]:
-        """Before each event of an archive table: the look-up its user could have made. Then apply it.
+    def ask_each(self, table: pa.Table, *, most: int | None = None) -> Iterator[Asked]:
+        """Before each event of an archive table, or before `most` of them, evenly: the look-up its user could have made. Then apply it.
 
         Yields only for accepted events that name an item, are a liking, and whose user has a history without that item.
         What is yielded reads live counts: use it before asking for the next.
         """
         questions = _questions(table, self.shape)
+        if most is not None:
+            questions = _evenly(questions, most)
         for question, decoded in zip(questions, row_by_row(table), strict=True):
             if question is not None and question.positive:
                 asked = self._ask(question)
@@ -132,6 +134,13 @@ class Walk:
             columns[LINEAR] = lookup.linear(context, rows, neural=aim is not None, linear=linears[name])
             found[name] = columns.T
         return found
+
+
+def _evenly(questions: list[Question | None], most: int) -> list[Question | None]:
+    """At most so many of the likings, the first and the last among them."""
+    likings = [n for n, question in enumerate(questions) if question is not None and question.positive]
+    kept = {likings[n] for n in np.linspace(0, len(likings) - 1, min(most, len(likings))).astype(np.int64).tolist()}
+    return [question if n in kept else None for n, question in enumerate(questions)]
 
 
 def _questions(table: pa.Table, shape: Shape) -> list[Question | None]:

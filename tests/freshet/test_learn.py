@@ -11,7 +11,7 @@ from encoders.blend import Blend
 from encoders.linear import Linear
 from encoders.model import Model
 from freshet.learning.job import Job, Report
-from freshet.learning.learn import Inputs, cut_archive, run, stored_contents
+from freshet.learning.learn import GATE_WINDOW_MAX, Inputs, cut_archive, run, stored_contents
 from freshet.learning.learn_cluster import one_stream
 from freshet.learning.reading import read_for_training
 from freshet.version_files import BLEND_FILE, COUNTING_FILE, LINEAR_FILE, MODEL_FILE, REPORT_FILE
@@ -106,6 +106,15 @@ def test_a_window_that_is_one_pack_is_the_gates(tmp_path: Path) -> None:
     assert (cut.training.num_rows, cut.gate.num_rows, cut.blend.num_rows) == (300, 100, 0)
     apart = cut_archive(_job(tmp_path), pa.table({"number": [*range(300), *[300] * 50, *[350] * 50]}))
     assert (apart.training.num_rows, apart.gate.num_rows, apart.blend.num_rows) == (300, 50, 50)
+
+
+@pytest.mark.parametrize(("rows", "window"), [(1_000, 125), (2_400, 240), (10_000, 1_000), (1_000_000, GATE_WINDOW_MAX)])
+def test_the_gates_window_grows_with_the_archive_up_to_a_bound(tmp_path: Path, rows: int, window: int) -> None:
+    """It asks the same number of questions then, of more people."""
+    cut = cut_archive(_job(tmp_path), pa.table({"number": np.arange(rows)}))
+    blend = 200 if rows > 1_000 else 125
+    assert (cut.gate.num_rows, cut.blend.num_rows) == (window, blend), "a quarter of the archive at most, for both"
+    assert cut.training.num_rows == rows - window - blend
 
 
 def test_too_small_an_archive_is_refused_with_the_number_it_has(tmp_path: Path) -> None:

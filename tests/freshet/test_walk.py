@@ -186,6 +186,16 @@ def test_a_walk_for_those_who_know_no_sessions_has_none() -> None:
         assert (spans[-1] > 0) == keeps
 
 
+@pytest.mark.parametrize(("most", "asked"), [(1, []), (2, [7]), (3, [3, 7]), (8, [1, 2, 3, 4, 5, 6, 7]), (100, [1, 2, 3, 4, 5, 6, 7])])
+def test_of_many_likings_some_are_asked_evenly_and_all_are_applied(most: int, asked: list[int]) -> None:
+    """A user's first is among them, and is not asked."""
+    events = [event("u", item, 1000 * n) for n, item in enumerate(ITEMS)]
+    few, every = Walk(SMALL, CONTENTS), Walk(SMALL, CONTENTS)
+    assert [one.question.item_id for one in few.ask_each(table(events), most=most)] == [ITEMS[n] for n in asked]
+    every.advance(from_archive(table(events)))
+    assert digests(few.state, 1) == digests(every.state, 1)
+
+
 def test_a_walk_over_nothing_asks_nothing() -> None:
     walk = Walk(SMALL, {})
     assert list(walk.ask_each(table([]))) == []
