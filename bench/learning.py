@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 
 from bench.machine import versions
+from bench.one_thread import one_thread
 from freshet.commands.demo import CACHE
 from freshet.demo.loop import WARM_SHARE, Loop, Told, in_time_order
 from freshet.demo.recbole import DATA_NAME, DataUnavailable, fetch_movielens
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--events", type=int, help="of each source at most so many")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where the pages are left (default out)")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    one_thread()
     with tempfile.TemporaryDirectory(prefix="freshet-learning-") as folder:
         try:
             streams = streams_of(options.data, Path(folder), world=not options.no_world)

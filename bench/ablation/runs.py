@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 
 from bench.ablation.variants import VARIANTS, Variant, planned, planned_model
+from bench.one_thread import one_thread
 from bench.quality.asking import Questions
 from bench.quality.layouts import Loo, read_loo
 from bench.quality.loo import split
@@ -60,7 +60,7 @@ class Budget:
 
 def timed(paths: tuple[Path, ...], name: str, budget: Budget, seed: int) -> dict[str, float]:
     """What a process that was made for runs does: one, on one thread."""
-    torch.set_num_threads(1)
+    one_thread()
     return measured(read(paths), name, budget, seed=seed, clock=time.perf_counter)
 
 

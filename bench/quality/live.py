@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-import torch
 
+from bench.one_thread import one_thread
 from bench.quality.asking import BLEND
 from bench.quality.layouts import BadData
 from encoders.base import I64s
@@ -80,7 +80,7 @@ def passes(
     path: Path, *, seconds: float, say: Callable[[str], None], chosen: tuple[Pass, ...] = PASSES, more: Mapping[str, Any] = NO_SETTINGS
 ) -> Passed:
     """All passes, within about so many seconds, with these settings besides. Raises BadData for a file that the product does not read."""
-    torch.set_num_threads(1)
+    one_thread()
     try:
         source = replace(open_events(path), read_entities=lambda: iter(()))
     except UnknownLayout as error:
