@@ -4,6 +4,7 @@ A second thread that loses its core to another process is waited for, spinning: 
 Set at run time, for these libraries are loaded before a bench's first line; a child process of ours is told by its environment.
 """
 
+import scipy.linalg  # noqa: F401  # numba multiplies by scipy's BLAS, and loads it at the first product otherwise
 import torch
 from threadpoolctl import threadpool_limits
 

@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 PROGRAM = """
-import numpy, scipy.linalg, torch
+import torch
 from threadpoolctl import threadpool_info
 from bench.one_thread import one_thread
 def blas():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 before = blas()
 one_thread()
+import scipy.linalg
 print(before, blas(), torch.get_num_threads())
 """
 
