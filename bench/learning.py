@@ -3,7 +3,7 @@
     python -m bench.learning [--data u.data ...] [--no-world] [--events-per-s 300] [--out out]
 
 The product's loop (`freshet/demo/loop.py`) over each file and over a synthetic world whose users change their tastes at one planted moment,
-twice each: trainings of heads alone after the first trunk, and every second one a trunk. `none` is the model as the warm-up left it, over
+twice each: trainings of heads alone after the first trunk, and every second one a trunk. `none` is the model as the warm-up left it, with its weights, over
 the same live counts. The stream comes at a fixed pace, so that trainings lie as many events apart on any machine that keeps up. Beside the
 hit rates: the events until a system is back after the drift, what the gate decided, seconds of training, and how long look-ups took
 while nothing was trained and while something was. A page with the curves is left for each source in OUT. The last line is JSON.
@@ -42,9 +42,9 @@ NONE, HEADS, BOTH = "none", "heads", "trunks_and_heads"
 TRUNK_EVERY: Final = {HEADS: 10**9, BOTH: 2}
 CONTROLS: Final = ("counting_blend", "popular", "cooccurrence")
 ABOUT: Final = {
-    NONE: "the model as the warm-up left it, over live counts",
-    HEADS: "heads trained on what came, one trunk",
-    BOTH: "every second training a trunk, the others heads",
+    NONE: "model and weights as the warm-up left them, over live counts",
+    HEADS: "heads trained on what came, one trunk, weights learned by question",
+    BOTH: "every second training a trunk, the others heads, weights learned by question",
     "counting_blend": "the counts alone, their weights fitted anew by each training",
     "popular": "how often an item was taken",
     "cooccurrence": "sequential rules",

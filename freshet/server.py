@@ -22,6 +22,7 @@ from freshet.engine import Engine
 from freshet.learning.adopting import adopt
 from freshet.learning.asking import Asking
 from freshet.learning.training import Outcome, Plan, Training
+from freshet.learning.weighing import Weighing
 from freshet.listening import bound, lifespan, run_on
 from freshet.service import Service
 from freshet.settings import Settings
@@ -88,6 +89,8 @@ class Runner(threading.Thread):
         self._stopping.set()
         self.join()
         self._training.cancel()
+        if self.asking is not None:
+            self.asking.weighing.save()
 
     def _round_if_there_is_room(self) -> bool:
         """A full log or disk ends nothing: what was being applied was not committed, and is tried again once there is room."""
@@ -164,6 +167,7 @@ class Runner(threading.Thread):
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
         if self.asking is not None:
             self._metrics.online(self.asking.statistics.summary(len(self._service.view.catalogue)))
+            self.asking.weighing.save()
         self._health.beat(Beat("serve", os.getpid(), now, version, collection, self._service.engine.applied_number))
 
     def tell_model(self) -> None:
@@ -254,8 +258,18 @@ def status(service: Service, asking: Asking | None = None) -> Mapping[str, objec
         "live": msgspec.to_builtins(record) if record else None,
         "versions": [version.name for version in service.registry.versions()],
         "decisions": service.registry.decisions()[-5:],
+        "weights": _weights(service, asking),
         "online": asking.statistics.summary(len(service.view.catalogue)) if asking else None,
     }
+
+
+def _weights(service: Service, asking: Asking | None) -> Mapping[str, object] | None:
+    """What each source weighs in answers now, and how many questions that was learned from."""
+    if service.current is None:
+        return None
+    blend = service.current.live.blend
+    by_source = dict(zip(blend.sources, blend.weights.tolist(), strict=True))
+    return {"by_source": by_source, "learned_from": asking.weighing.cases if asking else 0}
 
 
 def _count(metrics: Metrics, applied: Applied, now: int) -> None:
@@ -271,7 +285,8 @@ def _count(metrics: Metrics, applied: Applied, now: int) -> None:
 def _asking(service: Service, settings: Settings) -> Asking | None:
     if not settings.online_per_s:
         return None
-    return Asking(service, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng())
+    weighing = Weighing(service, file=settings.data / "weights.json")
+    return Asking(service, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng(), weighing=weighing)
 
 
 def _shadow(service: Service, settings: Settings, metrics: Metrics) -> Shadow | None:

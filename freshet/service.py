@@ -7,7 +7,7 @@ One thread steps; look-ups run on any.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -180,6 +180,11 @@ class Serving:
             self.refresher.mark_all(loaded.live.generation)
         self._previous, self._current, self._rolled_back = self._current, loaded, False
         self.drop_unused()
+
+    def reweigh(self, blend: Blend) -> None:
+        """Answer by the live version under these weights from now on; its files keep theirs."""
+        assert self._current is not None, "weights are a version's"
+        self._current = replace(self._current, live=replace(self._current.live, blend=blend))
 
     def roll_back(self, *, now_ms: int, because: str = "by command") -> str:
         """Go back to the version before, on record; returns its name. In order: 1. load it, 2. flip the record, 3. what look-ups use.

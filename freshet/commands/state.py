@@ -223,6 +223,9 @@ def _print_status(status: dict[str, Any]) -> None:
         f"live model: {live['version'] if live else 'none yet'} · log {status['log_bytes']:,} of {status['log_bytes_max']:,} bytes",
         highlight=False,
     )
+    if weights := status.get("weights"):
+        said = " · ".join(f"{name} {weight:.2f}" for name, weight in weights["by_source"].items() if weight)
+        out.print(f"weights, learned from {weights['learned_from']:,} questions since it went live: {said}", highlight=False)
     if online := status.get("online"):
         _print_online(online)
     for decision in status["decisions"]:

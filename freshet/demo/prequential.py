@@ -15,6 +15,7 @@ import numpy as np
 from freshet.demo.counted import BASELINES
 from freshet.demo.questions import MODEL_SYSTEMS, Asked, Question
 from freshet.demo.ranking import Ranking
+from freshet.learning.weighing import Weighing
 from freshet.service import Loaded, Service
 from serving.linear import NOTHING
 from serving.live import LiveModel
@@ -28,7 +29,7 @@ from trainers.metrics import Gain, paired_bootstrap
 
 SYSTEMS: Final = (*MODEL_SYSTEMS, *BASELINES)
 ABOUT: Final = {
-    "model": "the live model: neural score and live counts, blended; fine-tuned as events come",
+    "model": "the live model: neural score and live counts, blended; fine-tuned and weighed anew as events come",
     "neural": "the live model's neural score alone",
     "frozen": "the model as it was after the warm-up, over the same live state",
     "counting_blend": "the same blend, refitted without the neural source",
@@ -37,7 +38,7 @@ ABOUT: Final = {
     "cooccurrence": "sequential rules: what was taken soon after the user's last ten",
 }
 LOOKUP_EVERY: Final = 16
-"""Every so many-th ranking is also asked for as an application would, and timed."""
+"""Every so many-th ranking is also asked for as an application would, and timed; the live version's weights learn from it."""
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Contest:
     def __post_init__(self) -> None:
         self._ranking = Ranking(self.service.view.catalogue, self.service.view.index, self.num_items)
         self._had: dict[str, set[int]] = {}
+        self._weighing = Weighing(self.service)
 
     def ask(self, event: Event) -> bool:
         """Rank the item by every system; False when the event is not ranked."""
@@ -131,12 +133,16 @@ class Contest:
             ts_ms=context.history.ts_ms.tobytes(),
             rows=rows.astype(np.uint32).tobytes(),
             counts=lookup.counting(context, rows, neural=live is not None, linear=linear, asked=weighed).tobytes(),
+            weights=(live.blend if live else COUNTING).over(SOURCES).weights.tobytes(),
             frozen_linear=self._frozen_linear(context, rows, live).tobytes(),
             at=int(at[0]),
             live=live.version if live else None,
             frozen=self.frozen.live.version if self.frozen else None,
         )
         self._ranking.ask(Asked(event.user_id, row, 0, question), models)
+        if self.asked % LOOKUP_EVERY == 0 and live is not None:
+            columns = lookup.features(context, aimed(context.history, live, now_ms=context.now_ms), rows, linear=linear)
+            self._weighing.learn(columns, int(at[0]), asker=event.user_id)
 
     def _frozen_linear(self, context: Context, rows: I64s, live: LiveModel | None) -> F64s:
         """The frozen version's linear columns; empty where they are the live one's, or weigh nothing."""

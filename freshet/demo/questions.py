@@ -48,8 +48,9 @@ class Version(msgspec.Struct, tag=True, array_like=True):
 class Question(msgspec.Struct, array_like=True):
     """One look-up: the history (items u64, actions u8, ts_ms i64), the candidates' rows u32 (C,), their counting columns f64 (S - 1, C).
 
-    `frozen_linear` f64 (2, C) is what the frozen version's linear sources say instead; empty where that is the live version. `at` is the
-    place of what was taken among the candidates; `live` and `frozen` name versions, if there are any.
+    `weights` f64 (S,) are those the live model answers with, by source. `frozen_linear` f64 (2, C) is what the frozen version's linear
+    sources say instead; empty where that is the live version. `at` is the place of what was taken among the candidates; `live` and `frozen`
+    name versions, if there are any.
     """
 
     now_ms: int
@@ -58,6 +59,7 @@ class Question(msgspec.Struct, array_like=True):
     ts_ms: bytes
     rows: bytes
     counts: bytes
+    weights: bytes
     frozen_linear: bytes
     at: int
     live: str | None

@@ -99,7 +99,7 @@ class Ranker:
             if asked.frozen_linear:
                 stale[LINEAR] = np.frombuffer(asked.frozen_linear).reshape(-1, stale.shape[1])
         scores = (
-            blended(live.blend if live else COUNTING, features.T),
+            features.T @ np.frombuffer(asked.weights),
             features[0],
             blended(frozen.blend if frozen else COUNTING, stale.T),
             blended(counting, features.T),

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from freshet.learning.weighing import Weighing
 from freshet.service import Service
 from serving.linear import NOTHING
 from serving.live import LiveModel
@@ -34,9 +35,11 @@ class Asking:
     An event counts if it would be accepted, is a liking of a known item, and its user has a history without the item. What drifts is
     the model's discounted gain; `drifted` says so until it is cleared. The version that was live before is asked too, and `fallen` says in
     words that it would have done better, until it is cleared. Its vectors follow births and new content only, which is to its harm.
+    What was ranked is learned from: the live version's weights follow it.
     """
 
-    def __init__(self, service: Service, *, every_ms: int, generator: np.random.Generator) -> None:
+    def __init__(self, service: Service, *, every_ms: int, generator: np.random.Generator, weighing: Weighing | None = None) -> None:
+        self.weighing = weighing or Weighing(service)
         self._service, self._every_ms, self._generator = service, every_ms, generator
         self._lookup = service.lookup
         self._asked_ms: int | None = None
@@ -73,9 +76,9 @@ class Asking:
         context = self._lookup.context(event["user_id"], now_ms=event["ts_ms"])
         if item < 0 or context.cold or item in context.seen:
             return None
-        return event["user_id"], self._ranked(context, item)
+        return event["user_id"], self._ranked(context, item, event["user_id"])
 
-    def _ranked(self, context: Context, item: int) -> Case:
+    def _ranked(self, context: Context, item: int, user_id: str) -> Case:
         current, predecessor = self._service.current, self._service.predecessor
         live = current.live if current else None
         aim = aimed(context.history, live, now_ms=context.now_ms)
@@ -85,7 +88,8 @@ class Asking:
         scores = blended(live.blend if live else COUNTING, features)
         shares = (context.heat.events + 1) / (context.heat.events.sum() + len(context.heat.events))
         top = rows[np.argsort(-scores, kind="stable")[:TOP]]
-        ranks = _ranks(np.vstack([scores, features.T]), np.flatnonzero(rows == item), len(context.live))
+        at = np.flatnonzero(rows == item)
+        ranks = _ranks(np.vstack([scores, features.T]), at, len(context.live))
         named = dict(zip((MODEL, *SOURCES), ranks, strict=True))
         if live is None:
             del named["neural"]
@@ -95,6 +99,8 @@ class Asking:
         if live is not None and predecessor is not None:
             self._watch(live.version, predecessor.live.version)
             named[PREDECESSOR] = self._rank_of(predecessor.live, context, item)
+        if len(at):
+            self.weighing.learn(features, int(at[0]), asker=user_id)
         return Case(named, len(context.seen), float(context.heat.events[item]), tuple(top.tolist()), tuple(shares[top].tolist()))
 
     def _rank_of(self, live: LiveModel, context: Context, item: int) -> int:

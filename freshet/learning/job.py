@@ -20,7 +20,8 @@ class Job(msgspec.Struct):
     With `anew` a trunk begins from nothing all the same, and is compared with the parent. `data` is the folder of an embedded server.
     Without one the environment names the cluster's services, and all that is archived is read. Of more than `events_max` events the older
     ones are those of a sample of users (`freshet/learning/reading.py`). The gate asks about `gate_events` at most, of a window that may be
-    longer; the blend's is `blend_events` long. `device` is cpu, cuda or auto; `precision` float32 or bfloat16.
+    longer; the blend's is `blend_events` long. `blend`: the parent's weights as they answer now, as JSON; None:
+    as its files have them. `device` is cpu, cuda or auto; `precision` float32 or bfloat16.
     """
 
     out: str
@@ -40,6 +41,7 @@ class Job(msgspec.Struct):
     device: str = "cpu"
     precision: str = "float32"
     anew: bool = False
+    blend: str | None = None
 
 
 class Report(msgspec.Struct):

@@ -156,7 +156,7 @@ def main() -> None:
 
 def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
     """Train, fit, compare; write everything into `job.out`, the report last: where it is, the rest is whole. Raises `DiskFull`."""
-    began, out, parent = time.monotonic(), Path(job.out), inputs.parent
+    began, out, parent = time.monotonic(), Path(job.out), _as_it_answers(job, inputs.parent)
     cut = cut_archive(job, inputs.archive)
     past, columns, features = learned_from(job, inputs, cut)
     index = past.walk.view.index
@@ -186,6 +186,11 @@ def run(job: Job, inputs: Inputs, part: Part = ALONE) -> Report:
     for name, data in files.items():
         write_file(out / name, data, durable=False)
     return report
+
+
+def _as_it_answers(job: Job, parent: dict[str, bytes] | None) -> dict[str, bytes] | None:
+    """The parent's files under the weights it answers with: what a candidate must be better than."""
+    return parent | {BLEND_FILE: job.blend.encode()} if parent and job.blend is not None else parent
 
 
 def train_along(job: Job, inputs: Inputs, part: Part) -> None:

@@ -122,6 +122,7 @@ class Training:
             device=plan.device,
             precision=plan.precision,
             anew=plan.anew,
+            blend=current.live.blend.to_json() if current else None,
             events_max=plan.events_max,
         )
         try:

@@ -45,7 +45,6 @@ def test_a_small_world_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["streams"]
     world = found["world, seed 2"]
     assert set(world["hit_at_10"]) == {NONE, HEADS, BOTH, *CONTROLS} and world["drift_at"] > 0
-    assert world["hit_at_10"][BOTH] == world["hit_at_10"][NONE], "no other training ran"
     assert all(len(world["gate"][way]) == 1 and world["training_s_per_10k_events"][way] > 0 for way in (HEADS, BOTH))
     assert found[f"{tmp_path.name}/u"]["drift_at"] is None and found[f"{tmp_path.name}/u"]["back_after"] is None
     assert len(list((tmp_path / "out").glob("learning-*.html"))) == 4

@@ -51,14 +51,14 @@ def fill(service: Service, world: World) -> None:
     service.engine.flush_archive()
 
 
-def train(service: Service, out: Path, *, kind: str = "trunk", steps: int = 40) -> Report:
+def train(service: Service, out: Path, *, kind: str = "trunk", steps: int = 40, blend: str | None = None) -> Report:
     """One training in this process, short."""
     out.mkdir(parents=True)
     service.engine.flush_archive()
     current = service.current
     job = Job(
         out=str(out), kind=kind, parent=current.live.version if current else None, partitions=service.engine.shape.partitions,
-        steps_max=steps, blend_events=200, gate_events=300, new_events=300,
+        steps_max=steps, blend_events=200, gate_events=300, new_events=300, blend=blend,
     )  # fmt: skip
     parent = service.registry.files(job.parent) if job.parent else None
     return run(job, Inputs(read_for_training(service.engine.archive).table(), parent, stored_contents(service.engine.state, 1)))

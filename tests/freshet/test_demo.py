@@ -89,7 +89,6 @@ def test_the_first_training_is_decided_in_public_and_the_model_says_so(world: tu
     decision = outcome.outcomes[0]
     assert not decision.reason.startswith("failed"), decision.reason
     assert figures.model_version == (decision.version if decision.promoted else None)
-    assert figures.hit_at_10["model"] == figures.hit_at_10["frozen"], "no other training ran"
     assert any(decision.reason in note for note in heard.notes)
     assert any("training the first model" in line for line in heard.lines)
 

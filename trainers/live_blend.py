@@ -1,0 +1,61 @@
+"""The weights of a blend, learned from what is taken while it answers: sources age, lists fill, tastes turn between two trainings.
+
+    live = LiveBlend(version_blend); live.learn(features, target, asker="u1"); live.blend
+
+One step of gradient descent a question on the negative log-likelihood of what was taken, under a softmax of the blended scores over all
+candidates; no weight falls below 0. The version's own weights are asked the same questions: once these are shown to rank better, what was
+learned is dropped (`trainers/regret.py`). Ours; the issue of likelihood that `blend.py` names is met by small steps from weights that
+were found by ranks.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from encoders.base import F32s, F64s
+from encoders.blend import Blend
+from trainers.metrics import discounted_gain, mid_ranks
+from trainers.regret import PLANNED, Regret
+
+STEP: Final = 0.003
+"""Of the gradient, by question (ADR 0029)."""
+GRADIENT_MAX: Final = 10.0
+"""One odd question moves no weight by more than STEP times this."""
+
+
+class LiveBlend:
+    """`blend` as it is now; `cases` it has learned from."""
+
+    def __init__(self, fitted: Blend, *, learned: Blend | None = None, cases: int = 0) -> None:
+        """From a version's own weights; `learned` goes on where another process left off. Raises ValueError where their sources differ."""
+        if learned is not None and learned.sources != fitted.sources:
+            raise ValueError(f"learned are weights of {learned.sources}, the version has {fitted.sources}")
+        self.fitted, self.blend, self.cases = fitted, learned or fitted, cases
+        self._least = np.minimum(fitted.weights, 0.0)
+        self._regret = Regret()
+
+    def learn(self, features: F32s | F64s, target: int, *, asker: str) -> None:
+        """Take one question's log-scores (C, S) and the row of what was taken. What is not finite is passed over."""
+        scores = self.blend.score(features)
+        shares = np.exp(scores - scores.max(initial=-np.inf))
+        gradient = (shares / shares.sum()) @ features - features[target]
+        if not np.isfinite(gradient).all():
+            return
+        self.cases += 1
+        if self._worse(scores, self.fitted.score(features), target, asker):
+            self.blend = self.fitted
+            return
+        weights = np.maximum(self._least, self.blend.weights - STEP * np.clip(gradient, -GRADIENT_MAX, GRADIENT_MAX))
+        if weights.any():
+            self.blend = Blend(self.fitted.sources, weights)
+
+    def _worse(self, learned: F64s, fitted: F64s, target: int, asker: str) -> bool:
+        """Whether it is shown that the version's own weights rank better; asked anew each so many cases, for either may age."""
+        if self.cases % PLANNED == 0:
+            self._regret = Regret()
+        ranks = mid_ranks(np.stack([learned, fitted]), np.full(2, target))
+        live, before = discounted_gain(ranks).tolist()
+        if not self._regret.add(live=live, before=before, asker=asker):
+            return False
+        self._regret = Regret()
+        return True
