@@ -3,10 +3,10 @@
     python -m bench.learning [--data u.data ...] [--no-world] [--events-per-s 300] [--out out]
 
 The product's loop (`freshet/demo/loop.py`) over each file and over a synthetic world whose users change their tastes at one planted moment,
-twice each: trainings of heads alone after the first trunk, and every second one a trunk. `none` is the model as the warm-up left it, with its weights, over
-the same live counts. The stream comes at a fixed pace, so that trainings lie as many events apart on any machine that keeps up. Beside the
-hit rates: the events until a system is back after the drift, what the gate decided, seconds of training, and how long look-ups took
-while nothing was trained and while something was. A page with the curves is left for each source in OUT. The last line is JSON.
+twice each: trainings of heads alone after the first trunk, and every second one a trunk. `none` is model and weights as the warm-up left
+them, over the same live counts. The stream comes at a fixed pace, so that trainings lie as many events apart on any machine that keeps up.
+Beside the hit rates: the events until a system is back after the drift, what the gate decided, seconds of training, and how long look-ups
+took while nothing was trained and while something was. A page with the curves is left for each source in OUT. The last line is JSON.
 """
 
 import argparse
