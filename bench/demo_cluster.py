@@ -53,6 +53,8 @@ LINGER_S: Final = 0.005
 """A user's next look-up waits for the event before: nothing is gained by company."""
 WORKERS: Final = 2
 ENTITIES_AT_ONCE: Final = 500
+ONLINE_PER_S: Final = 10.0
+"""About every sixteenth event teaches the weights, as in the embedded demo."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,7 +112,7 @@ def trainings(warm: int, *, seconds_max: float, threads: int) -> dict[str, str]:
     """As the embedded demo trains: back to back, each a trunk, none in shadow. The trainer reads the archive: it is written often."""
     given = {
         "train_events_min": max(100, min(TRAIN_EVENTS, warm)), "train_interval_s": 0, "trunk_every": 1, "train_seconds_max": seconds_max,
-        "train_threads": threads, "archive_s": 3, "shadow_share": 0,
+        "train_threads": threads, "archive_s": 3, "shadow_share": 0, "online_per_s": ONLINE_PER_S,
     }  # fmt: skip
     return {f"{PREFIX}{key.upper()}": str(value) for key, value in given.items()}
 

@@ -258,18 +258,9 @@ def status(service: Service, asking: Asking | None = None) -> Mapping[str, objec
         "live": msgspec.to_builtins(record) if record else None,
         "versions": [version.name for version in service.registry.versions()],
         "decisions": service.registry.decisions()[-5:],
-        "weights": _weights(service, asking),
+        "weights": asking.weighing.told if asking else None,
         "online": asking.statistics.summary(len(service.view.catalogue)) if asking else None,
     }
-
-
-def _weights(service: Service, asking: Asking | None) -> Mapping[str, object] | None:
-    """What each source weighs in answers now, and how many questions that was learned from."""
-    if service.current is None:
-        return None
-    blend = service.current.live.blend
-    by_source = dict(zip(blend.sources, blend.weights.tolist(), strict=True))
-    return {"by_source": by_source, "learned_from": asking.weighing.cases if asking else 0}
 
 
 def _count(metrics: Metrics, applied: Applied, now: int) -> None:

@@ -104,6 +104,11 @@ class Serving:
             self.flip(self.load(record.version))
 
     @property
+    def shape(self) -> Shape:
+        """The state's."""
+        return self._site.shape
+
+    @property
     def current(self) -> Loaded | None:
         """The live version, None before the first promotion."""
         return self._current

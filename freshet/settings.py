@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     train_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of a trunk's matrix products while it learns: float32, or bfloat16, which is for CUDA"
     )
-    online_per_s: float = Field(5.0, ge=0, le=1000, description="events ranked just before they are applied, to measure and to see drift")
+    online_per_s: float = Field(
+        5.0, ge=0, le=1000, description="events ranked just before they are applied: to measure, to weigh sources, to see drift"
+    )
     shadow_share: float = Field(0.05, ge=0, le=1, description="share of look-ups that a candidate ranks too before it goes live")
     kafka: str = Field("", description="brokers of the cluster form, host:port,host:port; empty: the embedded form")
     kafka_prefix: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$", description="before every topic's name")

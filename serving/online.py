@@ -5,6 +5,7 @@ A case is an event that is about to be applied and what the look-up would have a
     statistics = Online(); statistics.add(case); statistics.figures()["model"]["all"]["hit_at_10"]
 """
 
+import threading
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,28 +73,30 @@ class _Mean:
 
 
 class Online:
-    """Not for several threads at once."""
+    """Cases from one thread, figures for any."""
 
     def __init__(self) -> None:
         self.cases = 0
         self._means: dict[tuple[str, str], _Mean] = {}
         self._lists: deque[Case] = deque()
         self._shown: Counter[int] = Counter()
+        self._lock = threading.RLock()
 
     def add(self, case: Case) -> None:
         """Take one case in. Raises ValueError for a rank below 1."""
         wrong = {name: rank for name, rank in case.ranks.items() if rank < 1}
         if wrong:
             raise ValueError(f"a rank is 1 or more: {wrong}")
-        self.cases += 1
-        for system, rank in case.ranks.items():
-            for segment in case.segments:
-                self._means.setdefault((system, segment), _Mean()).add(rank)
-        self._lists.append(case)
-        self._shown.update(case.top)
-        if len(self._lists) > LISTS_MAX:
-            self._shown.subtract(self._lists.popleft().top)
-            self._shown = +self._shown
+        with self._lock:
+            self.cases += 1
+            for system, rank in case.ranks.items():
+                for segment in case.segments:
+                    self._means.setdefault((system, segment), _Mean()).add(rank)
+            self._lists.append(case)
+            self._shown.update(case.top)
+            if len(self._lists) > LISTS_MAX:
+                self._shown.subtract(self._lists.popleft().top)
+                self._shown = +self._shown
 
     def figures(self) -> dict[str, dict[str, dict[str, float]]]:
         """By system, segment and measure; `cases` says over how many."""
@@ -104,7 +107,8 @@ class Online:
 
     def summary(self, items: int) -> "Summary":
         """Everything, over a catalogue of so many items."""
-        return Summary(cases=self.cases, coverage=self.coverage(items), novelty_bits=self.novelty(), figures=self.figures())
+        with self._lock:
+            return Summary(cases=self.cases, coverage=self.coverage(items), novelty_bits=self.novelty(), figures=self.figures())
 
     def coverage(self, items: int) -> float:
         """The part of the catalogue's `items` that is in at least one of the newest answers' first ten."""

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from freshet.learning.weighing import Weighing
-from freshet.service import Service
+from freshet.service import Serving
 from serving.linear import NOTHING
 from serving.live import LiveModel
 from serving.lookup import COUNTING, blended
@@ -38,7 +38,7 @@ class Asking:
     What was ranked is learned from: the live version's weights follow it.
     """
 
-    def __init__(self, service: Service, *, every_ms: int, generator: np.random.Generator, weighing: Weighing | None = None) -> None:
+    def __init__(self, service: Serving, *, every_ms: int, generator: np.random.Generator, weighing: Weighing | None = None) -> None:
         self.weighing = weighing or Weighing(service)
         self._service, self._every_ms, self._generator = service, every_ms, generator
         self._lookup = service.lookup
@@ -69,8 +69,8 @@ class Asking:
             return None
         row = int(self._generator.integers(len(decoded)))
         (event,) = decoded.events.slice(row, 1).to_pylist()
-        refused = refusals(decoded.source, np.full(len(decoded), record.append_ms), self._service.engine.shape)
-        if row in refused or event["item_id"] is None or not self._service.engine.shape.actions[event["action"]].positive:
+        refused = refusals(decoded.source, np.full(len(decoded), record.append_ms), self._service.shape)
+        if row in refused or event["item_id"] is None or not self._service.shape.actions[event["action"]].positive:
             return None
         item = self._service.view.catalogue.row(hash_id(event["item_id"], ITEM))
         context = self._lookup.context(event["user_id"], now_ms=event["ts_ms"])

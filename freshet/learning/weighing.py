@@ -6,12 +6,13 @@ A version that goes live begins with the weights it was fitted with; so does one
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from encoders.blend import Blend
-from freshet.service import Service
+from freshet.service import Serving
 from serving.sources import SOURCES
 from storage.arrays import F64s
 from storage.files import write_file
@@ -31,7 +32,7 @@ class Kept(msgspec.Struct):
 class Weighing:
     """For the thread that steps the service."""
 
-    def __init__(self, service: Service, *, file: Path | None = None) -> None:
+    def __init__(self, service: Serving, *, file: Path | None = None) -> None:
         """Goes on from the file, if it is of the live version."""
         self._service, self._file = service, file
         self._of, self._saved = "", 0
@@ -49,6 +50,15 @@ class Weighing:
         """Questions that the live version's weights were learned from."""
         current = self._service.current
         return self._live.cases if self._live is not None and current is not None and self._of == current.live.version else 0
+
+    @property
+    def told(self) -> Mapping[str, object] | None:
+        """What each source weighs in answers now, and how many questions that was learned from; None without a model."""
+        current = self._service.current
+        if current is None:
+            return None
+        blend = current.live.blend
+        return {"by_source": dict(zip(blend.sources, blend.weights.tolist(), strict=True)), "learned_from": self.cases}
 
     def learn(self, features: F64s, at: int, *, asker: str) -> None:
         """Take one question: log-scores (C, S) of `SOURCES` under the live version, and the place of what was taken."""

@@ -4,14 +4,17 @@ run_api(settings)      # returns when it is told to stop
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from kafka.errors import KafkaError
 
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS
+from freshet.learning.asking import Asking
 from freshet.listening import STOP_S, bound, lifespan, run_on
 from freshet.processes.naming import process_name
 from freshet.processes.pulse import Pulse
@@ -30,6 +33,7 @@ from stream.ingest import EVENTS, Tally
 from stream.kafka import KafkaUnreachable
 from stream.replay import digests
 from stream.routing import partition_of
+from stream.tailing import Tail
 from stream.wire import decode_event
 
 STUCK_MS: Final = 30_000
@@ -42,11 +46,31 @@ def run_api(settings: Settings) -> None:
         if settings.shadow_share:
             away = (*REDIS_ERRORS, *QDRANT_ERRORS)
             site.following.shadow = Shadow(site.serving.lookup, now_ms, share=settings.shadow_share, metrics=metrics, away=away)
+        if settings.online_per_s:
+            _listen(site, settings)
         pulse = Pulse(site, name="api")
         app = create_app(api_services(site, pulse, metrics))
-        app.router.lifespan_context = lifespan(pulse.start, pulse.stop)
+        app.router.lifespan_context = lifespan(partial(_start, site, pulse), partial(_stop, site, pulse))
         install_away(app)
         run_on(listener, app, stop_s=STOP_S)
+
+
+def _listen(site: ClusterServing, settings: Settings) -> None:
+    """Have events looked at as they are published; an api process learns weights for itself, from what it sees."""
+    site.tail = Tail(site.services.log.kafka, partitions=site.services.shape.partitions, clock_ms=now_ms)
+    site.asking = Asking(site.serving, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng())
+
+
+def _start(site: ClusterServing, pulse: Pulse) -> None:
+    pulse.start()
+    if site.tail is not None:
+        site.tail.start()
+
+
+def _stop(site: ClusterServing, pulse: Pulse) -> None:
+    if site.tail is not None:
+        site.tail.stop()
+    pulse.stop()
 
 
 def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiServices:
@@ -67,6 +91,8 @@ def api_services(site: ClusterServing, pulse: Pulse, metrics: Metrics) -> ApiSer
         current = site.serving.current
         if current is not None:
             metrics.model(current.live.version, generation=current.live.generation, collection=current.live.collection)
+        if site.asking is not None:
+            metrics.online(site.asking.statistics.summary(len(site.serving.view.catalogue)))
         return EngineHealth(alive=alive, lag_records=0, stuck_ms=0, dirty_items=site.dirty)
 
     def digest() -> Mapping[str, object]:
@@ -110,6 +136,8 @@ def status(site: ClusterServing) -> Mapping[str, object]:
         "answers_from": serving.current.live.version if serving.current else None,
         "processes": [msgspec.to_builtins(beat) for beat in site.health.read()],
         "versions": [version.name for version in serving.registry.versions()],
+        "weights": site.asking.weighing.told if site.asking else None,
+        "online": site.asking.statistics.summary(len(serving.view.catalogue)) if site.asking else None,
         "decisions": serving.registry.decisions()[-5:],
     }
 

@@ -20,6 +20,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from freshet.cluster import REDIS_ERRORS, Services, ServiceUnreachable, services, store_of
 from freshet.engine import locked_folder
+from freshet.learning.asking import Asking
 from freshet.processes.follower import Follower
 from freshet.processes.following import Following
 from freshet.service import Serving, Stores
@@ -32,6 +33,7 @@ from storage.models_redis import RedisRegistry
 from storage.vectors import Collections
 from storage.vectors_edge import VectorFolder
 from storage.vectors_local import VectorServer
+from stream.tailing import Tail
 
 log = logging.getLogger(__name__)
 REFRESHER: Final = "refresher"
@@ -55,6 +57,9 @@ class ClusterServing:
     health: Beats
     leases: Leases | None
     dirty: int = 0
+    tail: Tail | None = None
+    asking: Asking | None = None
+    """Where somebody is answered: an event that has just been published is ranked, most likely before it is applied, and learned from."""
     _leased_ms: int | None = None
     _counted_ms: int = 0
     _idle_ms: int = 0
@@ -72,6 +77,7 @@ class ClusterServing:
                 self._leased_ms = now_ms  # last: what did not answer is asked again with the next step
             if now_ms - self._counted_ms >= LEASE_MS:
                 self._counted_ms, self.dirty = now_ms, self.serving.refresher.pending()
+        self._ask(now_ms)
         self.serving.step(now_ms=now_ms)
         self.following.stand(now_ms=now_ms)
 
@@ -85,6 +91,18 @@ class ClusterServing:
             if self.leases is not None:
                 self.leases.release()
             self.health.forget(beat)
+
+    def _ask(self, now_ms: int) -> None:
+        """What is measured is never worth stopping for; a store that is away is told as elsewhere."""
+        if self.asking is None or self.tail is None:
+            return
+        try:
+            self.asking.before(self.tail.take(), now_ms=now_ms)
+        except AWAY:
+            raise
+        except Exception:  # whatever it is: answers go on, and it is told once
+            log.exception("online_measuring_stopped")
+            self.asking = None
 
     def _lease(self, leases: Leases, now_ms: int) -> None:
         """A fair share of the node partitions; what is new is refreshed under an epoch above all that were.

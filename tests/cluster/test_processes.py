@@ -152,6 +152,21 @@ def test_a_world_goes_through_and_everything_is_answered_from_it(site: Installat
     wait_until(lambda: msgspec.json.decode(site.run("lag", "--json").stdout)["lag_records"] == 0, seconds=SEEN_S)
 
 
+def test_an_api_learns_weights_from_what_is_published(site: Installation) -> None:
+    wait_until(lambda: answers_from(site) is not None, seconds=LEARNED_S)
+    pairs = iter(range(100_000))
+
+    def learned() -> bool:
+        n = next(pairs)
+        site.event(f"u{1 + n % 7}", f"i{n // 7}")
+        status = site.get("/v1/status")
+        return bool(status["weights"] and status["weights"]["learned_from"] and status["online"]["cases"])
+
+    wait_until(learned, seconds=SEEN_S)
+    metrics = httpx.get(f"{site.address('api')}/metrics", timeout=20).text
+    assert "freshet_online_cases 0" not in metrics and "freshet_online_cases" in metrics
+
+
 def test_an_api_that_is_killed_and_started_again_answers(site: Installation) -> None:
     wait_until(lambda: answers_from(site) is not None, seconds=LEARNED_S)
     before = answers_from(site)

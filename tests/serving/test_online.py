@@ -1,6 +1,8 @@
 """The figures of the newest cases: against plain sums while there are few, by system and segment."""
 
 import math
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -65,3 +67,29 @@ def test_nothing_asked_is_nothing_shown() -> None:
 def test_a_rank_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="'model': 0"):
         Online().add(Case({"model": 0}, 1, 1.0))
+
+
+def test_figures_may_be_asked_for_while_cases_come() -> None:
+    statistics, failed = Online(), list[RuntimeError]()
+
+    def come() -> None:
+        for n in range(4000):
+            statistics.add(Case({f"source {n % 40}": 1}, n % 150, 1.0, tuple(range(n, n + 10)), (0.1,) * 10))
+
+    def ask() -> None:
+        try:
+            while coming.is_alive():
+                statistics.summary(100)
+        except RuntimeError as error:  # what is iterated over was changed
+            failed.append(error)
+
+    coming, asking, interval_s = threading.Thread(target=come), threading.Thread(target=ask), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        coming.start()
+        asking.start()
+        coming.join()
+        asking.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert not failed and statistics.summary(100)["cases"] == 4000
