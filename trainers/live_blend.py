@@ -2,10 +2,10 @@
 
     live = LiveBlend(version_blend); live.learn(features, target, asker="u1"); live.blend
 
-One step of gradient descent a question on the negative log-likelihood of what was taken, under a softmax of the blended scores over all
-candidates; no weight falls below 0. The version's own weights are asked the same questions: once these are shown to rank better, what was
-learned is dropped (`trainers/regret.py`). Ours; the issue of likelihood that `blend.py` names is met by small steps from weights that
-were found by ranks.
+One step of gradient descent a question on the negative log-likelihood of what was taken, under a softmax of the blended scores over the
+first hundred; no weight falls below 0. What was taken and is not among them teaches nothing: over all candidates likelihood moves weights
+for what no answer shows (ADR 0029). The version's own weights are asked the same questions: once these are shown to rank better, what was
+learned is dropped (`trainers/regret.py`). Ours.
 """
 
 from typing import Final
@@ -19,6 +19,8 @@ from trainers.regret import PLANNED, Regret
 
 STEP: Final = 0.003
 """Of the gradient, by question (ADR 0029)."""
+FIRST_MAX: Final = 100
+"""Candidates that a question is about: those that the blend puts first."""
 GRADIENT_MAX: Final = 10.0
 """One odd question moves no weight by more than STEP times this."""
 
@@ -36,17 +38,21 @@ class LiveBlend:
 
     def learn(self, features: F32s | F64s, target: int, *, asker: str) -> None:
         """Take one question's log-scores (C, S) and the row of what was taken. What is not finite is passed over."""
-        scores = self.blend.score(features)
-        shares = np.exp(scores - scores.max(initial=-np.inf))
-        gradient = (shares / shares.sum()) @ features - features[target]
-        if not np.isfinite(gradient).all():
+        if not np.isfinite(features).all():
             return
         self.cases += 1
+        scores = self.blend.score(features)
         if self._worse(scores, self.fitted.score(features), target, asker):
             self.blend = self.fitted
             return
+        least = np.partition(scores, -FIRST_MAX)[-FIRST_MAX] if len(scores) > FIRST_MAX else -np.inf
+        if scores[target] < least:
+            return
+        first = scores >= least
+        shares = np.exp(scores[first] - scores.max())
+        gradient = (shares / shares.sum()) @ features[first] - features[target]
         weights = np.maximum(self._least, self.blend.weights - STEP * np.clip(gradient, -GRADIENT_MAX, GRADIENT_MAX))
-        if weights.any():
+        if weights.any() and np.isfinite(weights).all():
             self.blend = Blend(self.fitted.sources, weights)
 
     def _worse(self, learned: F64s, fitted: F64s, target: int, asker: str) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from encoders.blend import Blend
-from trainers.live_blend import GRADIENT_MAX, STEP, LiveBlend
+from trainers.live_blend import FIRST_MAX, GRADIENT_MAX, STEP, LiveBlend
 from trainers.regret import LOOK_EVERY
 
 FITTED = Blend(("told", "noise"), np.array([0.2, 1.0]))
@@ -35,6 +35,20 @@ def test_a_step_goes_down_the_gradient_of_the_likelihood() -> None:
     ]
     np.testing.assert_allclose(live.blend.weights, FITTED.weights - STEP * np.array(slope), rtol=1e-6)
     assert live.cases == 1
+
+
+def test_what_is_not_among_the_first_teaches_nothing_and_neither_does_what_lies_behind_them() -> None:
+    generator = np.random.default_rng(3)
+    features, _ = question(generator, candidates=5 * FIRST_MAX)
+    order = np.argsort(-FITTED.score(features))
+    behind, before = LiveBlend(FITTED), LiveBlend(FITTED)
+    behind.learn(features, int(order[FIRST_MAX]), asker="u1")
+    assert behind.blend is FITTED and behind.cases == 1
+    before.learn(features, int(order[FIRST_MAX - 1]), asker="u1")
+    alone = LiveBlend(FITTED)
+    alone.learn(features[order[:FIRST_MAX]], FIRST_MAX - 1, asker="u1")
+    np.testing.assert_allclose(before.blend.weights, alone.blend.weights, rtol=1e-12)
+    assert before.blend is not FITTED
 
 
 def test_a_source_that_tells_gains_weight_and_one_that_does_not_loses_it() -> None:
