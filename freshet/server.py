@@ -34,6 +34,7 @@ from serving.services import Services
 from serving.shadow import Shadow
 from storage.files import DiskFull, write_file
 from storage.health import Beat, Health
+from storage.learned import LearnedFile
 from storage.log import LogFull, Position, Record
 from storage.models import Damaged, StaleRecord, UnknownVersion
 from stream.collecting import collect_seldom
@@ -276,7 +277,7 @@ def _count(metrics: Metrics, applied: Applied, now: int) -> None:
 def _asking(service: Service, settings: Settings) -> Asking | None:
     if not settings.online_per_s:
         return None
-    weighing = Weighing(service, file=settings.data / "weights.json")
+    weighing = Weighing(service, kept=LearnedFile(settings.data / "weights.json"))
     return Asking(service, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng(), weighing=weighing)
 
 

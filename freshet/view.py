@@ -32,7 +32,7 @@ from stream.shape import Shape
 class View:
     """Catalogue, contents, popularity, sessions, histories and neighbours of one state, kept fresh by `take` after each commit.
 
-    Without `keeps_sessions` there are none: for who sees what commits changed, and not the events.
+    Without `keeps_sessions` there are none: for who answers nobody.
     """
 
     def __init__(self, state: State, shape: Shape, names: Names, progress: Progress | None = None, *, keeps_sessions: bool = True) -> None:
@@ -73,11 +73,15 @@ class View:
         for name, node in applied.born.items():
             self.catalogue.add(node, name)
         self.popularity.update(applied.items, applied.counts)
-        if self._keeps_sessions:
-            columns, liked = applied.columns, applied.kept & (applied.columns.weight > 0)
-            self.sessions.take(columns.users[liked], columns.items[liked], (columns.stamps[liked] >> np.uint64(16)).astype(np.int64))
+        columns, liked = applied.columns, applied.kept & (applied.columns.weight > 0)
+        self.take_likings(columns.users[liked], columns.items[liked], columns.stamps[liked] >> np.uint64(16))
         if applied.records:
             self.progress.advance(number=applied.decoded.records[-1].number, ts_ms=applied.ts_ms, now_ms=now_ms)
+
+    def take_likings(self, users: U64s, items: U64s, ts_ms: U64s) -> None:
+        """Learn likings (N,), a user's in their order: recent sessions go on or begin."""
+        if self._keeps_sessions:
+            self.sessions.take(users, items, ts_ms.astype(np.int64))
 
     def put(self, contents: dict[int, Content]) -> None:
         """Learn new content of items and collections."""

@@ -25,19 +25,24 @@ READ_AT_ONCE: Final = 64
 
 
 class _Note(msgspec.Struct, array_like=True):
-    """Ids whose counts changed, of nodes that are new or have new content, and the partition's tally."""
+    """Ids whose counts changed, of nodes that are new or have new content, the partition's tally, and likings."""
 
     counted: bytes = b""
     nodes: bytes = b""
     tally: bytes = b""
+    likings: bytes = b""
 
 
 @dataclass
 class Changes:
-    """Everything since the last read. `marks`: watermark by partition of events; `tallies`: the newest of each that changed."""
+    """Everything since the last read. `marks`: watermark by partition of events; `tallies`: the newest of each that changed.
+
+    `likings` (N, 3): user, item and time in ms, a user's in their order; of some users where there were too many (`stream/likings.py`).
+    """
 
     counted: U64s
     nodes: U64s
+    likings: U64s = field(default_factory=lambda: np.empty((0, 3), np.uint64))
     marks: dict[int, int] = field(default_factory=dict)
     tallies: dict[int, bytes] = field(default_factory=dict)
 
@@ -51,7 +56,7 @@ def note_of(advance: Advance, writes: Sequence[Write]) -> bytes:
     """What a commit of events changes that others hold in memory; empty where it is none of their business."""
     if advance.claim.stream != EVENTS:
         return b""
-    note = _Note()
+    note = _Note(likings=advance.likings.tobytes())
     for write in writes:
         if write.table == COUNTS and write.partition == advance.claim.partition:
             note.counted += write.ids.tobytes()
@@ -83,14 +88,22 @@ class ChangeFeed:
             for partition, tag in enumerate(tags(partitions))
         ]
         self._read = dict.fromkeys((key for *_, key in self._feeds), 0)
+        self._held = dict(self._read)
 
     def skip(self) -> None:
         """Go on behind what is there now: call it before loading, so that nothing falls in between."""
+        self._read = self._numbers()
+
+    def skip_likings(self) -> None:
+        """Of what is there now no likings are told: call it after loading, for what was loaded may hold them, and twice is wrong."""
+        self._held = self._numbers()
+
+    def _numbers(self) -> dict[str, int]:
+        """Of the last note of each list."""
         with self._client.pipeline(transaction=False) as pipe:
             for _, _, stream, _ in self._feeds:
                 pipe.hget(stream, "s")
-            for (*_, key), number in zip(self._feeds, pipe.execute(), strict=True):
-                self._read[key] = int(number or 0)
+            return {key: int(number or 0) for (*_, key), number in zip(self._feeds, pipe.execute(), strict=True)}
 
     def read(self) -> Changes:
         """What came since, in one round trip. Raises `Behind`."""
@@ -100,6 +113,7 @@ class ChangeFeed:
                 pipe.xrange(key, f"{self._read[key] + 1}-0", "+", count=READ_AT_ONCE)
             answers = pipe.execute()
         notes: list[_Note] = []
+        likings: list[bytes] = []
         changes = Changes(np.empty(0, np.uint64), np.empty(0, np.uint64))
         for (stream, partition, _, key), (mark, number), entries in zip(self._feeds, answers[0::2], answers[1::2], strict=True):
             found = [(int(place.split(b"-")[0]), msgspec.msgpack.decode(fields[b"c"], type=_Note)) for place, fields in entries]
@@ -109,6 +123,7 @@ class ChangeFeed:
                 raise Behind(f"{key} stands at {int(number or 0)}, {last} were read, and not all between is there")
             self._read[key] = last + len(found)
             notes += [note for _, note in found]
+            likings += [note.likings for n, note in found if n > self._held[key]]
             if stream == EVENTS:
                 if int(number or 0) == self._read[key]:  # else the watermark is ahead of what was read
                     changes.marks[partition] = int(mark or 0)
@@ -116,6 +131,7 @@ class ChangeFeed:
                     changes.tallies[partition] = note.tally
         changes.counted = _ids(note.counted for note in notes)
         changes.nodes = _ids(note.nodes for note in notes)
+        changes.likings = np.frombuffer(b"".join(likings), dtype=np.uint64).reshape(-1, 3)
         return changes
 
 

@@ -8,8 +8,10 @@ owned by whoever claimed it last: a claim raises its epoch, and a commit under a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import numpy as np
 
 from storage.arrays import U64s
 
@@ -58,11 +60,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Advance:
-    """Move one watermark from `before` (must be the stored one) to `after`."""
+    """Move one watermark from `before` (must be the stored one) to `after`.
+
+    `likings` (N, 3), user, item and time in ms, is passed on to who follows commits (`storage/changes_redis.py`), and not stored.
+    """
 
     claim: Claim
     before: int
     after: int
+    likings: U64s = field(default_factory=lambda: np.empty((0, 3), np.uint64), compare=False)
 
 
 @dataclass(frozen=True)

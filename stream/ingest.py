@@ -9,7 +9,7 @@ committed. A crash before 2 repeats 1, which is harmless: a letter is known by i
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from storage.state import COUNTS, HISTORIES, SEEN, TALLIES, Advance, Claim, Gap,
 from stream.deadletters import DEAD_LETTERS, DeadLetter, encode
 from stream.edges import EDGES, Made, Upstream, place, split
 from stream.hashing import Hashed, hash_events
+from stream.likings import likings
 from stream.neighbour_lists import connected, dirty_mark
 from stream.reducers import Columns, Edges, reduce_counts, reduce_users
 from stream.shape import Shape
@@ -311,15 +312,18 @@ class Ingest:
         mark = dirty_mark(records[-1].number, append_ms=records[0].append_ms)
         batch.writes += connected(self._state, batch.edges, batch.edges.of_items(), self._shape, mark=lambda _: mark)
 
-    def _advances(self, records: Sequence[Record], ends: Mapping[int, int]) -> list[Advance]:
-        after = {record.partition: record.offset + 1 for record in records}  # offsets of a partition ascend
+    def _advances(self, prepared: Prepared, ends: Mapping[int, int]) -> list[Advance]:
+        after = {record.partition: record.offset + 1 for record in prepared.decoded.records}  # offsets of a partition ascend
         after |= {partition: max(end, after.get(partition, 0)) for partition, end in ends.items()}
-        return [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
+        advances = [Advance(self._claims[p], before=self._marks[p], after=offset) for p, offset in after.items()]
+        if len(advances) == 1:  # as all are that somebody follows; else who answers sees the batch itself
+            return [replace(advances[0], likings=likings(prepared.hashed.columns, prepared.applied))]
+        return advances
 
     def _closed(self, prepared: Prepared, ends: Mapping[int, int]) -> "_Closed":
         tallies = self._tally(prepared)
         writes = prepared.writes + [Write(TALLIES, p, _TALLY, [msgspec.json.encode(t)]) for p, t in tallies.items()]
-        return _Closed(prepared, self._advances(prepared.decoded.records, ends), writes, tallies)
+        return _Closed(prepared, self._advances(prepared, ends), writes, tallies)
 
     def _noted(self, closed: "_Closed") -> Applied:
         """What is known here of what was committed."""

@@ -89,8 +89,6 @@ class Inputs:
     archive: pa.Table
     parent: dict[str, bytes] | None
     contents: dict[int, Content]
-    keeps_sessions: bool = True
-    """Whether who will answer knows of recent sessions."""
     older_share: float = 1.0
     """Which part of the users the older events are of."""
 
@@ -204,7 +202,7 @@ def train_along(job: Job, inputs: Inputs, part: Part) -> None:
 
 def learned_from(job: Job, inputs: Inputs, cut: Cut) -> tuple[Past, EventColumns, ItemFeatures]:
     """The walk up to the gate's window, what it passed, and the items' features as they were then."""
-    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions))
+    past = Past(Walk(Shape(partitions=job.partitions), inputs.contents))
     for applied in _advanced(past.walk, cut.training):
         past.take(applied)
     columns, view = past.columns(), past.walk.view
@@ -248,7 +246,7 @@ def _advanced(walk: Walk, table: pa.Table) -> Iterator[Applied]:
 
 def _aged(job: Job, inputs: Inputs, cut: Cut) -> Walk:
     """A walk that stands before the blend window; the other one is to be asked from the gate's on."""
-    walk = Walk(Shape(partitions=job.partitions), inputs.contents, keeps_sessions=inputs.keeps_sessions)
+    walk = Walk(Shape(partitions=job.partitions), inputs.contents)
     for table in (cut.training, cut.gate):
         for _ in _advanced(walk, table):
             pass

@@ -25,8 +25,7 @@ def cluster_inputs(job: Job) -> Inputs:
         parent = registry.files(job.parent) if job.parent else None
         contents = stored_contents(state, settings.partitions)
         read = read_for_training(archive_of(settings), most=job.events_max)
-        # no sessions: those who answer are followers
-        return Inputs(one_stream(read.table()), parent, contents, keeps_sessions=False, older_share=read.share)
+        return Inputs(one_stream(read.table()), parent, contents, older_share=read.share)
     finally:
         state.close()
 

@@ -77,15 +77,12 @@ class Asked:
 
 
 class Walk:
-    """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are).
+    """A past that grows. `contents`: what is known of the items (their content is not point in time; their counts are)."""
 
-    `keeps_sessions`: whether who will answer knows of recent sessions.
-    """
-
-    def __init__(self, shape: Shape, contents: dict[int, Content], *, keeps_sessions: bool = True) -> None:
+    def __init__(self, shape: Shape, contents: dict[int, Content]) -> None:
         self.state = MemoryState()
         names = Names(self.state)
-        self.shape, self.view = shape, View(self.state, shape, names, keeps_sessions=keeps_sessions)
+        self.shape, self.view = shape, View(self.state, shape, names)
         self._ingest = Ingest(self.state, _NoLog(shape.partitions), shape, names=names, replaying=True)
         self._ingest.claim()
         self.view.put(contents)

@@ -1,13 +1,12 @@
 """The live version's weights follow what is taken: learned by question, used by the next look-up, kept across a restart.
 
-    weighing = Weighing(service, file=data / "weights.json"); weighing.learn(features, at, asker="u1"); weighing.save()
+    weighing = Weighing(service, kept=LearnedFile(data / "weights.json")); weighing.learn(features, at, asker="u1"); weighing.save()
 
-A version that goes live begins with the weights it was fitted with; so does one that is gone back to.
+A version that goes live begins with the weights it was fitted with, or with what is kept of it; so does one that is gone back to.
 """
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -15,35 +14,23 @@ from encoders.blend import Blend
 from freshet.service import Serving
 from serving.sources import SOURCES
 from storage.arrays import F64s
-from storage.files import write_file
+from storage.learned import Learned, LearnedStore
 from trainers.live_blend import LiveBlend
 
 log = logging.getLogger(__name__)
 
 
-class Kept(msgspec.Struct):
-    """The file's content: what was learned for which version."""
-
-    version: str
-    cases: int
-    blend: str
-
-
 class Weighing:
-    """For the thread that steps the service."""
+    """For the thread that steps the service. What the store of a cluster raises while it is away is raised."""
 
-    def __init__(self, service: Serving, *, file: Path | None = None) -> None:
-        """Goes on from the file, if it is of the live version."""
-        self._service, self._file = service, file
+    def __init__(self, service: Serving, *, kept: LearnedStore | None = None) -> None:
+        """Goes on from what is kept, if it is of the live version."""
+        self._service, self._kept = service, kept
         self._of, self._saved = "", 0
         self._live: LiveBlend | None = None
-        kept = self._read()
         current = service.current
-        if kept is not None and current is not None and kept.version == current.live.version:
-            try:
-                self._begin(current.live.version, current.live.blend, kept)
-            except ValueError as error:
-                log.warning("weights_not_used file=%s error=%s", file, error)
+        if current is not None:
+            self._begin(current.live.version, current.live.blend)
 
     @property
     def cases(self) -> int:
@@ -73,27 +60,23 @@ class Weighing:
 
     def save(self) -> None:
         """Write what was learned since the last time. An OSError is told, not raised: it is learned again."""
-        if self._file is None or self._live is None or self._live.cases == self._saved:
+        if self._kept is None or self._live is None or self._live.cases == self._saved:
             return
-        kept = Kept(self._of, self._live.cases, self._live.blend.to_json())
         try:
-            write_file(self._file, msgspec.json.encode(kept), durable=False)
+            self._kept.write(Learned(self._of, self._live.cases, self._live.blend.to_json()))
         except OSError as error:
-            log.warning("weights_not_saved file=%s error=%s", self._file, error)
+            log.warning("weights_not_saved at=%s error=%s", self._kept.where, error)
             return
         self._saved = self._live.cases
 
-    def _begin(self, version: str, fitted: Blend, kept: Kept | None = None) -> None:
-        learned = Blend.from_json(kept.blend).over(SOURCES) if kept else None
-        self._live = LiveBlend(fitted.over(SOURCES), learned=learned, cases=kept.cases if kept else 0)
+    def _begin(self, version: str, fitted: Blend) -> None:
+        own, live = fitted.over(SOURCES), None
+        try:
+            kept = self._kept.read() if self._kept else None
+            if kept is not None and kept.version == version:
+                live = LiveBlend(own, learned=Blend.from_json(kept.blend).over(SOURCES), cases=kept.cases)
+        except (OSError, msgspec.DecodeError, ValueError) as error:
+            log.warning("weights_not_used at=%s error=%s", self._kept.where if self._kept else "", error)
+        self._live = live or LiveBlend(own)
         self._of, self._saved = version, self._live.cases
         self._service.reweigh(self._live.blend)
-
-    def _read(self) -> Kept | None:
-        if self._file is None or not self._file.exists():
-            return None
-        try:
-            return msgspec.json.decode(self._file.read_bytes(), type=Kept)
-        except (OSError, msgspec.DecodeError) as error:
-            log.warning("weights_not_read file=%s error=%s", self._file, error)
-            return None

@@ -15,6 +15,7 @@ from kafka.errors import KafkaError
 from freshet.clock import now_ms
 from freshet.cluster import REDIS_ERRORS
 from freshet.learning.asking import Asking
+from freshet.learning.weighing import Weighing
 from freshet.listening import STOP_S, bound, lifespan, run_on
 from freshet.processes.naming import process_name
 from freshet.processes.pulse import Pulse
@@ -26,6 +27,7 @@ from serving.problems import ProblemBody, reply
 from serving.services import Engine as EngineHealth
 from serving.services import Services as ApiServices
 from serving.shadow import Shadow
+from storage.learned import LearnedRedis
 from storage.log import JSON, PACK, Entry, Position
 from stream.entities import ENTITIES
 from stream.events import Entity
@@ -57,8 +59,9 @@ def run_api(settings: Settings) -> None:
 
 def _listen(site: ClusterServing, settings: Settings) -> None:
     """Have events looked at as they are published; an api process learns weights for itself, from what it sees."""
+    weighing = Weighing(site.serving, kept=LearnedRedis(site.services.client, site.services.prefix))
     site.tail = Tail(site.services.log.kafka, partitions=site.services.shape.partitions, clock_ms=now_ms)
-    site.asking = Asking(site.serving, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng())
+    site.asking = Asking(site.serving, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng(), weighing=weighing)
 
 
 def _start(site: ClusterServing, pulse: Pulse) -> None:

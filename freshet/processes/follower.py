@@ -1,8 +1,8 @@
 """What an engine is to the embedded server, for a process that applies nothing itself: a view of the shared state, kept fresh.
 
 Workers note what each commit changes; a follower reads the notes and the rows they name. Histories and neighbour lists
-are not copied: look-ups read them from the state. Recent sessions are not known here, for a note names no user: their column says the same
-of every item. A round that is not finished, because Redis went away in its middle, is made good by loading everything again: it may also
+are not copied: look-ups read them from the state. Recent sessions are made of the likings that notes tell, and at first of those that
+histories hold. A round that is not finished, because Redis went away in its middle, is made good by loading everything again: it may also
 have come back without its last second.
 
     follower = Follower(settings, shape, state, ChangeFeed(client, partitions=12)); follower.pump(now_ms=now_ms)
@@ -33,15 +33,18 @@ _TALLY = np.array([1], dtype=np.uint64)
 
 
 class Follower:
-    """For one thread; look-ups on any. Who falls too far behind, or finds a watermark set back, loads everything again."""
+    """For one thread; look-ups on any. Who falls too far behind, or finds a watermark set back, loads everything again.
 
-    def __init__(self, settings: Settings, shape: Shape, state: State, feed: ChangeFeed) -> None:
+    `keeps_sessions`: for who answers; who only refreshes spares itself reading the histories.
+    """
+
+    def __init__(self, settings: Settings, shape: Shape, state: State, feed: ChangeFeed, *, keeps_sessions: bool = True) -> None:
         self.settings, self.shape, self.state = settings, shape, state
         self.progress = PartitionProgress(shape.partitions)
         self._names, self._feed = Names(state), feed
         self.tallies: dict[int, Tally] = {}
         """By partition; replaced as a whole, so that other threads may walk through it."""
-        self.view = View(state, shape, self._names, self.progress, keeps_sessions=False)
+        self.view = View(state, shape, self._names, self.progress, keeps_sessions=keeps_sessions)
         self._marks: dict[int, int] = {}
         self._whole = False
         self._fill(now_ms=0)
@@ -67,6 +70,7 @@ class Follower:
         contents = self._contents(changes.nodes)
         if len(changes.counted):
             self.view.popularity.reload(changes.counted, now_ms)
+        self.view.take_likings(*changes.likings.T.copy())
         self._advance(changes.marks, now_ms)
         self._whole = True
         return Pumped(events=len(changes.counted), entities=len(contents), items=tuple({*born, *contents}))
@@ -91,6 +95,7 @@ class Follower:
         ids = self.view.catalogue.ids
         counted = ids[self.view.popularity.snapshot(len(ids)).events > 0]
         self.view.load()
+        self._feed.skip_likings()
         if len(counted):  # one that has no count any more is not among what was loaded
             self.view.popularity.reload(counted, now_ms)
         self._advance(marks, now_ms)

@@ -73,6 +73,7 @@ class Pulse(threading.Thread):
     def _say(self, now: int) -> bool:
         if now - self._beat_ms >= BEAT_MS:
             self._serving.health.beat(self._beat(now))
+            self._serving.keep()
             self._beat_ms = now
         return False
 

@@ -85,9 +85,15 @@ class ClusterServing:
         """Flip, load, build: whether there is more to build."""
         return self.following.step(now_ms=now_ms)
 
+    def keep(self) -> None:
+        """Have others know the weights learned here."""
+        if self.asking is not None:
+            self.asking.weighing.save()
+
     def leave(self, beat: Beat) -> None:
         """A clean end: others take over at once. With Redis away they do when this process's leases run out."""
         with suppress(*REDIS_ERRORS):
+            self.keep()
             if self.leases is not None:
                 self.leases.release()
             self.health.forget(beat)
@@ -134,7 +140,7 @@ def cluster_serving(settings: Settings, *, process: str, refreshes: bool) -> Ite
         health = RedisHealth(site.client, site.prefix)
         registry = RedisRegistry(site.client, store_of(settings, "models"), site.prefix, keep_max=settings.versions_max)
         feed = ChangeFeed(site.client, partitions=site.shape.partitions, prefix=site.prefix)
-        follower = Follower(settings, site.shape, site.state, feed)
+        follower = Follower(settings, site.shape, site.state, feed, keeps_sessions=not refreshes)
         leases = Leases(site.client, REFRESHER, owner=f"{process}.{os.getpid()}", prefix=site.prefix) if refreshing else None
 
         def in_use(collection: str) -> bool:

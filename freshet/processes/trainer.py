@@ -24,6 +24,7 @@ from freshet.learning.child import UNUSABLE, Child
 from freshet.learning.job import EVENTS_MAX, HEAD, TRUNK, Job, Outcome, Report
 from serving.shadow import Shadowed
 from storage.health import Beat, Beats
+from storage.learned import LearnedStore
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models import Damaged, StaleRecord, UnknownVersion, Version
 from storage.models_redis import RedisRegistry
@@ -64,6 +65,7 @@ class Shared:
     registry: RedisRegistry
     health: Beats
     leases: Leases
+    learned: LearnedStore
 
 
 @dataclass
@@ -169,9 +171,19 @@ class Trainer:
             out=str((options.folder / self._name).resolve()), kind=kind, parent=live.version if live else None, seed=self._trainings,
             seconds_max=options.seconds_max, threads=options.threads, events_max=options.events_max,
             device=options.device, precision=options.precision,
+            blend=self._answering(live.version) if live else None,
         )  # fmt: skip
         self._child = Child(job, options.environment)
         log.info("training_started kind=%s version=%s pid=%d", kind, self._name, self._child.pid)
+
+    def _answering(self, version: str) -> str | None:
+        """The weights that a live version answers with, where somebody has learned some."""
+        try:
+            learned = self._shared.learned.read()
+        except msgspec.DecodeError as error:
+            log.warning("weights_not_used at=%s error=%s", self._shared.learned.where, error)
+            return None
+        return learned.blend if learned and learned.version == version else None
 
     def _decided(self) -> list[str]:
         """The names of versions that were decided on: no name and no collection is given twice, also when they were pruned."""

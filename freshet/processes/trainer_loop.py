@@ -20,6 +20,7 @@ from freshet.processes.trainer import Options, Shared, Trainer
 from freshet.settings import Settings
 from storage.health import Beat
 from storage.health_redis import RedisHealth
+from storage.learned import LearnedRedis
 from storage.leases_redis import Leases
 from storage.models import Damaged
 from storage.models_redis import RedisRegistry
@@ -114,7 +115,8 @@ def run_trainer(settings: Settings) -> None:
         name = process_name("trainer")
         registry = RedisRegistry(site.client, store_of(settings, "models"), site.prefix, keep_max=settings.versions_max)
         health = RedisHealth(site.client, site.prefix)
-        shared = Shared(site.state, registry, health, Leases(site.client, "trainer", owner=f"{name}.{os.getpid()}", prefix=site.prefix))
+        leases = Leases(site.client, "trainer", owner=f"{name}.{os.getpid()}", prefix=site.prefix)
+        shared = Shared(site.state, registry, health, leases, LearnedRedis(site.client, site.prefix))
         interval_ms = int(1000 * settings.train_interval_s)
         options = Options(
             folder=settings.data / "training", cadence=Cadence(settings.train_events_min, max(600_000, interval_ms), interval_ms),

@@ -165,6 +165,14 @@ def test_an_api_learns_weights_from_what_is_published(site: Installation) -> Non
     wait_until(learned, seconds=SEEN_S)
     metrics = httpx.get(f"{site.address('api')}/metrics", timeout=20).text
     assert "freshet_online_cases 0" not in metrics and "freshet_online_cases" in metrics
+    weights = site.get("/v1/status")["weights"]
+    process, _ = site.running["api"]
+    process.terminate()
+    assert process.wait(STOP_S) == 0
+    site.start("api")
+    site.up("api")
+    again = site.get("/v1/status")["weights"]
+    assert again["learned_from"] >= weights["learned_from"] > 0, "what was learned is kept where all find it"
 
 
 def test_an_api_that_is_killed_and_started_again_answers(site: Installation) -> None:

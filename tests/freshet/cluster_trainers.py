@@ -9,6 +9,7 @@ from freshet.processes.trainer import Options, Shared, Trainer
 from serving.shadow import Shadowed
 from storage.health import Beat
 from storage.health_redis import RedisHealth
+from storage.learned import LearnedRedis
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models_redis import RedisRegistry
 from storage.places import LocalPlace
@@ -33,6 +34,7 @@ def trainer_of(
         RedisRegistry(client, LocalPlace(site.folder / "models"), site.prefix),
         RedisHealth(client, site.prefix),
         Leases(client, "trainer", owner=name, prefix=site.prefix, lease_ms=lease_ms),
+        LearnedRedis(client, site.prefix),
     )
     folder = site.folder / name / "training"
     options = Options(folder, cadence, trunk_every=2, seconds_max=5, partitions=PARTITIONS, device="cuda", precision="bfloat16")

@@ -9,7 +9,9 @@ import pytest
 import redis
 
 from freshet.processes.follower import Follower
+from freshet.settings import Settings
 from freshet.view import View
+from storage.changes_redis import ChangeFeed
 from storage.names import Names
 from storage.state import COUNTS
 from storage.state_redis import RedisState
@@ -104,6 +106,37 @@ def test_after_any_commits_it_equals_a_view_loaded_afresh(site: Followed, seed: 
             follower.pump(now_ms=NOW_MS)
     follower.pump(now_ms=NOW_MS)
     assert_whole(site, follower)
+
+
+@pytest.mark.parametrize("late", [0, 30, 200])
+def test_recent_sessions_are_those_of_a_view_that_saw_the_events(site: Followed, late: int) -> None:
+    """Whether told by notes, or loaded from histories up to some event and told from there on."""
+    chance = random.Random(late)
+    events = [
+        event(90 * n, user=f"u{chance.randrange(9)}", item=f"i{chance.randrange(12)}", action=chance.choice(("like", "view")))
+        for n in range(200)
+    ]
+    site.apply(events[:late])
+    follower = site.follower()
+    for begin in range(late, len(events), 13):
+        site.apply(events[begin : min(begin + 13, len(events))])
+        follower.pump(now_ms=NOW_MS)
+    loaded = View(site.state, site.shape, Names(site.state))
+    loaded.load()
+    assert len(follower.view.sessions) == len(loaded.sessions) > 20
+    rows = follower.view.catalogue.rows(loaded.catalogue.ids)
+    for row in range(len(rows)):
+        told, read = follower.view.sessions.votes(rows[[row]], len(rows)), loaded.sessions.votes(np.array([row]), len(rows))
+        assert set(np.flatnonzero(told)) == set(rows[np.flatnonzero(read)]), "its order differs by the partitions, its content does not"
+
+
+def test_who_only_refreshes_keeps_no_sessions(site: Followed) -> None:
+    site.apply([event(1), event(2, item="i2")])
+    feed = ChangeFeed(site.client, partitions=PARTITIONS, prefix=site.prefix)
+    follower = Follower(Settings(data=site.folder, partitions=PARTITIONS), site.shape, site.state, feed, keeps_sessions=False)
+    site.apply([event(3, item="i3")])
+    follower.pump(now_ms=NOW_MS)
+    assert len(follower.view.sessions) == 0
 
 
 def test_one_that_fell_behind_loads_everything_again(site: Followed, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ import redis
 from bench.services import wait_until
 from freshet.learning.job import Job, Outcome
 from freshet.processes.trainer import ALIVE_MS, COUNT_MS, PROPOSED_MS_MAX, Options, Shared, Trainer
+from storage.learned import Learned, LearnedRedis
 from storage.leases_redis import Leases
 from tests.freshet.cluster_trainers import CHILD_S, EVERY, RENEW_MS, beat, events, stepped, trainer_of
 from tests.freshet.followed import PARTITIONS, Flaky, Followed
@@ -320,7 +321,8 @@ def test_a_real_child_learns_from_the_shared_archive_and_the_state(site: Followe
         "FRESHET_DATA": str(site.folder / "store"),
     }  # fmt: skip
     options = Options(site.folder / "training", EVERY, trunk_every=2, seconds_max=4, partitions=PARTITIONS, environment=environment)
-    shared = Shared(site.state, site.registry(), site.health, Leases(site.client, "trainer", owner="real", prefix=site.prefix))
+    leases = Leases(site.client, "trainer", owner="real", prefix=site.prefix)
+    shared = Shared(site.state, site.registry(), site.health, leases, LearnedRedis(site.client, site.prefix))
     trainer = Trainer(shared, options)
     outcome = stepped(trainer, NOW_MS)
     if outcome is None:
@@ -334,6 +336,24 @@ def test_a_real_child_learns_from_the_shared_archive_and_the_state(site: Followe
     if outcome.promoted:
         api = site.process("api", refreshes=False)
         assert api.version == "g1-1"
+    trainer.close()
+
+
+@pytest.mark.parametrize(("learned_of", "told"), [("g1-1", "[learned]"), ("g0-9", None), (None, None)])
+def test_a_child_is_told_the_weights_that_the_live_version_answers_with(
+    site: Followed, says: StandIn, learned_of: str | None, told: str | None
+) -> None:
+    site.store("g1-1", 1)
+    site.promote("g1-1")
+    if learned_of:
+        LearnedRedis(site.client, site.prefix).write(Learned(learned_of, 5, "[learned]"))
+    else:
+        site.client.set(LearnedRedis(site.client, site.prefix).where, b"what is no record")
+    says.shell('cp "$3" "$whole/job"; exit 1')
+    events(site, 20)
+    trainer = trainer_of(site)
+    stepped(trainer, NOW_MS)
+    assert msgspec.json.decode((says.folder / "job").read_bytes(), type=Job).blend == told
     trainer.close()
 
 

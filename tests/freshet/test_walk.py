@@ -176,14 +176,12 @@ def test_the_target_is_the_place_among_the_candidates() -> None:
         assert np.isfinite(features).all()
 
 
-def test_a_walk_for_those_who_know_no_sessions_has_none() -> None:
+def test_a_walk_knows_sessions_that_were_before() -> None:
     events = [event(user, item, 1000 + n) for n, (user, item) in enumerate([("u", "i0"), ("u", "i1"), ("v", "i0"), ("v", "i1")])]
-    column = SOURCES.index("sessions")
-    for keeps in (True, False):
-        walk = Walk(SMALL, CONTENTS, keeps_sessions=keeps)
-        spans = [np.ptp(walk.features(asked, {"": None}, {"": NOTHING})[""][:, column]) for asked in walk.ask_each(table(events))]
-        assert spans[0] == 0.0, "nobody else came before the first"
-        assert (spans[-1] > 0) == keeps
+    walk, column = Walk(SMALL, CONTENTS), SOURCES.index("sessions")
+    spans = [np.ptp(walk.features(asked, {"": None}, {"": NOTHING})[""][:, column]) for asked in walk.ask_each(table(events))]
+    assert spans[0] == 0.0, "nobody else came before the first"
+    assert spans[-1] > 0
 
 
 @pytest.mark.parametrize(("most", "asked"), [(1, []), (2, [7]), (3, [3, 7]), (8, [1, 2, 3, 4, 5, 6, 7]), (100, [1, 2, 3, 4, 5, 6, 7])])

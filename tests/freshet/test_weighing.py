@@ -8,11 +8,12 @@ import pytest
 
 from encoders.blend import Blend
 from freshet.learning.job import HEAD, Job
-from freshet.learning.weighing import Kept, Weighing
+from freshet.learning.weighing import Weighing
 from freshet.server import status
 from freshet.service import Service
 from freshet.version_files import BLEND_FILE
 from serving.sources import SOURCES
+from storage.learned import Learned, LearnedFile
 from tests.freshet.sites import NOW_MS, promote, site, train
 from tests.freshet.test_asking import a_user, fresh_like, publish, watched
 from tests.freshet.test_training import training_of
@@ -53,7 +54,7 @@ def test_a_look_up_after_a_question_answers_by_the_new_weights(tmp_path: Path) -
 
 def test_without_a_model_there_is_nothing_to_weigh(tmp_path: Path) -> None:
     with site(tmp_path / "data") as service:
-        weighing = Weighing(service, file=tmp_path / "weights.json")
+        weighing = Weighing(service, kept=LearnedFile(tmp_path / "weights.json"))
         lean(weighing, service)
         weighing.save()
         assert service.current is None and weighing.cases == 0 and status(service)["weights"] is None
@@ -65,14 +66,14 @@ def test_what_was_learned_survives_a_restart_and_goes_with_its_version(tmp_path:
     with site(tmp_path / "data") as service:
         train(service, tmp_path / "one")
         promote(service, tmp_path / "one", "g1-1")
-        fitted, weighing = weights_of(service), Weighing(service, file=file)
+        fitted, weighing = weights_of(service), Weighing(service, kept=LearnedFile(file))
         lean(weighing, service)
         weighing.save()
         learned = weights_of(service)
         assert learned != fitted
     with site(tmp_path / "data") as service:
         assert weights_of(service) == fitted, "nobody has gone on yet"
-        weighing = Weighing(service, file=file)
+        weighing = Weighing(service, kept=LearnedFile(file))
         assert weights_of(service) == learned and weighing.cases == 20
         lean(weighing, service, 1)
         assert weighing.cases == 21
@@ -83,7 +84,7 @@ def test_what_was_learned_survives_a_restart_and_goes_with_its_version(tmp_path:
         lean(weighing, service, 1)
         assert weighing.cases == 1 and np.abs(np.subtract(weights_of(service), other)).max() < 0.1
     with site(tmp_path / "data") as service:
-        Weighing(service, file=file)
+        Weighing(service, kept=LearnedFile(file))
         assert weights_of(service) == other, "what was kept is another version's"
 
 
@@ -95,7 +96,7 @@ def test_a_file_that_cannot_be_used_is_passed_over(tmp_path: Path, found: bytes,
         promote(service, tmp_path / "one", "g1-1")
         fitted = weights_of(service)
         file.write_bytes(found)
-        assert Weighing(service, file=file).cases == 0 and weights_of(service) == fitted
+        assert Weighing(service, kept=LearnedFile(file)).cases == 0 and weights_of(service) == fitted
         assert "weights_not" in caplog.text and "weights.json" in caplog.text
 
 
@@ -103,13 +104,13 @@ def test_a_full_disk_is_told_and_tried_again(tmp_path: Path, caplog: pytest.LogC
     with site(tmp_path / "data") as service:
         train(service, tmp_path / "one")
         promote(service, tmp_path / "one", "g1-1")
-        weighing = Weighing(service, file=tmp_path / "there is no such folder" / "weights.json")
+        weighing = Weighing(service, kept=LearnedFile(tmp_path / "there is no such folder" / "weights.json"))
         lean(weighing, service, 1)
         weighing.save()
         assert "weights_not_saved" in caplog.text
         (tmp_path / "there is no such folder").mkdir()
         weighing.save()
-        assert msgspec.json.decode((tmp_path / "there is no such folder" / "weights.json").read_bytes(), type=Kept).cases == 1
+        assert msgspec.json.decode((tmp_path / "there is no such folder" / "weights.json").read_bytes(), type=Learned).cases == 1
 
 
 def test_a_training_is_told_the_weights_that_answer(tmp_path: Path) -> None:

@@ -29,10 +29,16 @@ class Site:
     def feed(self) -> ChangeFeed:
         return ChangeFeed(self.client, partitions=PARTITIONS, prefix=self.prefix)
 
-    def commit(self, partition: int, *writes: Write, stream: str = EVENTS) -> None:
+    def commit(self, partition: int, *writes: Write) -> None:
         before = self.marks[partition]
         self.marks[partition] = before + 1
         self.state.commit([Advance(self.claims[partition], before, before + 1)], list(writes))
+
+    def like(self, partition: int, *likings: tuple[int, int, int]) -> None:
+        before = self.marks[partition]
+        self.marks[partition] = before + 1
+        told = np.array(likings, dtype=np.uint64)
+        self.state.commit([Advance(self.claims[partition], before, before + 1, told)], [])
 
 
 @pytest.fixture(params=["one server", "a cluster"])
@@ -68,6 +74,20 @@ def test_counts_new_items_content_tallies_and_watermarks_are_told_once(site: Sit
     assert found.tallies[1] == b"second"
     again = feed.read()
     assert (len(again.counted), len(again.nodes), again.tallies) == (0, 0, {})
+
+
+def test_likings_are_told_once_and_not_those_that_were_there_when_loading_ended(site: Site) -> None:
+    feed = site.feed()
+    feed.skip()
+    site.like(1, (7, 30, 1000), (8, 31, 2000))
+    feed.skip_likings()
+    assert feed.read().likings.shape == (0, 3)
+    site.like(1, (7, 32, 3000))
+    site.commit(2, counted(2, 5))
+    site.like(2, (9, 30, 4000))
+    found = feed.read()
+    assert sorted(found.likings.tolist()) == [[7, 32, 3000], [9, 30, 4000]]
+    assert feed.read().likings.shape == (0, 3)
 
 
 def test_what_came_before_skip_is_not_told(site: Site) -> None:
