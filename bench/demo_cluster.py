@@ -151,6 +151,7 @@ def conclude(site: Installation, services: Services, seen: Seen, told: dict[str,
         "digest_live": digests_of(services.state),
         "replay_equal": verified.strip().splitlines()[-1] == "equal",
         "model_version": told["answers_from"],
+        "weights_learned_from": told["weights"]["learned_from"],
     }
 
 

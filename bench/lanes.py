@@ -104,7 +104,7 @@ class Lanes:
         had = self._had.setdefault(event.user_id, set())
         if had and event.item_id in known and event.item_id not in had:
             begin = time.perf_counter()
-            items, fresh = self._ask(connection, event.user_id)
+            items, fresh = self._ask(connection, event)
             self._seen.lookup_ms.append(1000 * (time.perf_counter() - begin))
             self._seen.hits[n] = event.item_id in items
             self._seen.late += not fresh
@@ -113,13 +113,16 @@ class Lanes:
         begin = time.perf_counter()
         self._newest[event.user_id] = self._producer.send(event)
         if probe:
-            _, fresh = self._ask(connection, event.user_id)
+            _, fresh = self._ask(connection, event)
             if fresh:
                 self._seen.visible_ms.append(1000 * (time.perf_counter() - begin))
 
-    def _ask(self, connection: http.client.HTTPConnection, user_id: str) -> tuple[list[str], bool]:
-        """The ten items, and whether the user's event before was applied."""
-        path, token = f"/v1/users/{quote(user_id, safe='')}/recommendations?k={K}", self._newest.get(user_id)
+    def _ask(self, connection: http.client.HTTPConnection, event: Event) -> tuple[list[str], bool]:
+        """The ten items at the time of the user's next event, and whether the event before was applied."""
+        path, token = (
+            f"/v1/users/{quote(event.user_id, safe='')}/recommendations?k={K}&at_ms={event.ts_ms}",
+            self._newest.get(event.user_id),
+        )
         if token is not None:
             landed = token.result()
             path += f"&min_number={landed.offset * self._partitions + landed.partition}&wait_ms={WAIT_MS}"

@@ -19,6 +19,7 @@ from serving.bodies import ARROW, BODY_BYTES_MAX, RAW, Body, cut
 from serving.problems import Problem, ProblemBody, install, reply
 from serving.progress import Progress
 from serving.services import Services
+from storage.histories import TS_MS_MAX
 from storage.log import Position
 from storage.models import Damaged, StaleRecord, UnknownVersion
 from stream.events import ID_BYTES_MAX, Entity, Event
@@ -68,6 +69,9 @@ class Appended(msgspec.Struct, frozen=True):
 Id = Annotated[str, Path(min_length=1, max_length=ID_BYTES_MAX)]
 K = Annotated[int, Query(ge=1, le=K_MAX, description="how many items")]
 MinNumber = Annotated[int | None, Query(ge=0, le=NUMBER_MAX, description="the token's number of an event that the answer must contain")]
+AtMs = Annotated[
+    int | None, Query(ge=0, le=TS_MS_MAX, description="the time that ages are counted to, for who replays a log; now without it")
+]
 WaitMs = Annotated[int, Query(ge=0, le=WAIT_MS_MAX, description="how long to wait for it")]
 
 
@@ -114,20 +118,21 @@ def _add_looking_up(app: FastAPI, services: Services) -> None:
 
     loaded = [Depends(ready)]
 
-    def recommend(user_id: str, k: int, min_number: int | None) -> Response:
+    def recommend(user_id: str, k: int, min_number: int | None, at_ms: int | None) -> Response:
         begin = time.perf_counter()
-        answer = services.lookup.recommend(user_id, k=k, now_ms=services.clock_ms(), asked=Asked(min_number))
+        now_ms = services.clock_ms() if at_ms is None else at_ms
+        answer = services.lookup.recommend(user_id, k=k, now_ms=now_ms, asked=Asked(min_number))
         services.metrics.lookup_seconds.observe(time.perf_counter() - begin)
         services.answered(user_id, k)
         return reply(200, answer)
 
     @app.get("/v1/users/{user_id:id}/recommendations", responses=_said(200, Answer, 422, 503), dependencies=loaded)
-    async def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0) -> Response:
+    async def recommendations(user_id: Id, k: K = 10, min_number: MinNumber = None, wait_ms: WaitMs = 0, at_ms: AtMs = None) -> Response:
         """What this user may want next, from everything applied so far. A user nobody knows gets what is popular."""
         _check_bytes("user_id", user_id)
         if min_number is not None and wait_ms:
             await _applied(services.lookup.progress, min_number, wait_ms / 1000)
-        return await run_in_threadpool(recommend, user_id, k, min_number)
+        return await run_in_threadpool(recommend, user_id, k, min_number, at_ms)
 
     @app.get("/v1/items/{item_id:id}/similar", responses=_said(200, SimilarAnswer, 404, 422, 503), dependencies=loaded)
     def similar(item_id: Id, k: K = 10) -> Response:

@@ -68,9 +68,12 @@ class Popularity:
         else:
             self._put_summed(np.unique(items), int(table[:, LANDMARK].max()))
 
-    def reload(self, items: U64s, now_ms: int) -> None:
-        """Read the counts of distinct items from the state, as of any moment near `now_ms`: for who does not see the commits."""
-        self._put_summed(items, now_ms // self._half_life_ms)
+    def reload(self, items: U64s, newest_ms: int) -> None:
+        """Read the counts of distinct items from the state: for who does not see the commits.
+
+        `newest_ms`: the newest event's time, not the clock's: what a log replayed years later holds would be all equally old by that.
+        """
+        self._put_summed(items, newest_ms // self._half_life_ms)
 
     def snapshot(self, items: int) -> Heat:
         """The counts of the first `items` catalogue rows; not copied, so a commit may show in it while it is read."""

@@ -54,6 +54,11 @@ class Follower:
         """How many events the workers have accepted in all."""
         return sum(tally.accepted for tally in self.tallies.values())
 
+    @property
+    def _newest_ms(self) -> int:
+        """Of all events applied."""
+        return max((tally.newest_ms for tally in self.tallies.values()), default=0)
+
     def pump(self, *, now_ms: int, records_max: int | None = None) -> Pumped:
         """Take what the workers changed since the last time. `records_max` means nothing here: it is theirs to bound."""
         if not self._whole:
@@ -69,7 +74,7 @@ class Follower:
         born = self._learn_items(np.union1d(changes.nodes, changes.counted))
         contents = self._contents(changes.nodes)
         if len(changes.counted):
-            self.view.popularity.reload(changes.counted, now_ms)
+            self.view.popularity.reload(changes.counted, self._newest_ms)
         self.view.take_likings(*changes.likings.T.copy())
         self._advance(changes.marks, now_ms)
         self._whole = True
@@ -97,14 +102,13 @@ class Follower:
         self.view.load()
         self._feed.skip_likings()
         if len(counted):  # one that has no count any more is not among what was loaded
-            self.view.popularity.reload(counted, now_ms)
+            self.view.popularity.reload(counted, self._newest_ms)
         self._advance(marks, now_ms)
         self._whole = True
 
     def _advance(self, marks: dict[int, int], now_ms: int) -> None:
         self._marks = self._marks | marks
-        newest = max((tally.newest_ms for tally in self.tallies.values()), default=0)
-        self.progress.move(marks, ts_ms=newest, now_ms=now_ms)
+        self.progress.move(marks, ts_ms=self._newest_ms, now_ms=now_ms)
 
     def _learn_items(self, ids: U64s) -> list[int]:
         """Items that are not in the catalogue yet, by the names the state has for them."""

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -128,6 +129,15 @@ def test_recent_sessions_are_those_of_a_view_that_saw_the_events(site: Followed,
     for row in range(len(rows)):
         told, read = follower.view.sessions.votes(rows[[row]], len(rows)), loaded.sessions.votes(np.array([row]), len(rows))
         assert set(np.flatnonzero(told)) == set(rows[np.flatnonzero(read)]), "its order differs by the partitions, its content does not"
+
+
+def test_an_old_log_is_replayed_with_what_was_lately_then(site: Followed) -> None:
+    follower, long_ago_ms = site.follower(), NOW_MS - 28 * 365 * 86_400_000
+    site.apply(msgspec.structs.replace(event(n, item=f"i{n % 3}"), ts_ms=long_ago_ms + n) for n in range(9))
+    follower.pump(now_ms=NOW_MS)
+    heat = follower.view.popularity.snapshot(3).recent(np.arange(3), long_ago_ms)
+    assert heat == pytest.approx(np.full(3, 9.0), rel=1e-3), "three likings each, of weight three"
+    assert_whole(site, follower)
 
 
 def test_who_only_refreshes_keeps_no_sessions(site: Followed) -> None:

@@ -1,6 +1,7 @@
 """The routes: what goes in, what comes out, and that nothing sent in makes them fail."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -52,6 +53,17 @@ def test_an_event_posted_is_gone_from_the_next_answer(site: Site, client: TestCl
     assert fresh["fresh"] and fresh["as_of"]["number"] == token["number"] > first["as_of"]["number"]
     assert taken not in {item["item_id"] for item in fresh["items"]}
     assert (fresh["model"], fresh["generation"], fresh["index"]) == ("g1-h0", 1, first["index"])
+
+
+def test_who_replays_a_log_says_what_time_it_is(site: Site, client: TestClient) -> None:
+    path, later_ms = "/v1/users/u1/recommendations?k=3", site.now_ms + 3 * 86_400_000
+    now, later = client.get(path).json(), client.get(f"{path}&at_ms={later_ms}").json()
+    assert [item["score"] for item in later["items"]] != [item["score"] for item in now["items"]]
+    told = site.lookup.recommend("u1", k=3, now_ms=later_ms)
+    assert [item["item_id"] for item in later["items"]] == [item.item_id for item in told.items]
+    for at_ms in (0, (1 << 47) - 1):
+        answer = client.get(f"{path}&at_ms={at_ms}")
+        assert answer.status_code == 200 and all(math.isfinite(item["score"]) for item in answer.json()["items"])
 
 
 def test_a_caller_may_wait_for_its_own_event(site: Site, client: TestClient) -> None:
@@ -161,7 +173,7 @@ def test_an_unknown_item_is_404_and_so_is_an_unknown_path(client: TestClient) ->
 
 
 def test_what_is_asked_is_checked(client: TestClient) -> None:
-    for query in ("k=0", "k=101", "k=x", "k=", "min_number=-1", "wait_ms=5001", "wait_ms=nan"):
+    for query in ("k=0", "k=101", "k=x", "k=", "min_number=-1", "wait_ms=5001", "wait_ms=nan", "at_ms=-1", "at_ms=soon"):
         answer = client.get(f"/v1/users/u1/recommendations?{query}")
         assert answer.status_code == 422 and is_problem(answer.json()) and query.partition("=")[0] in answer.json()["error"]
 
