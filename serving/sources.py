@@ -8,7 +8,6 @@ A *mass* is a number >= 0 per catalogue row, (I,): how much a source has to say 
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from numba import njit
 from serving.contents import Contents
 from serving.kernels import gathered, spread
 from serving.linear import LinearSource
+from serving.once import once
 from serving.popularity import Heat, Popularity
 from serving.rows import RowIndex
 from serving.sessions import PAUSE_MS, PREFIX_MAX, Sessions
@@ -73,23 +73,23 @@ class Context:
         """Whether nothing is known of the user."""
         return len(self.history) == 0
 
-    @cached_property
+    @once
     def liked(self) -> I64s:
         """The likings that are known, newest first."""
         rows, _ = self._likings
         return rows[rows >= 0][::-1]
 
-    @cached_property
+    @once
     def session(self) -> I64s:
         """The likings since the last long pause, oldest first."""
         return _session(*self._likings)
 
-    @cached_property
+    @once
     def votes(self) -> F64s:
         """What past sessions say, as when it was first asked: (I,)."""
         return self.past.votes(self.session, len(self.live))
 
-    @cached_property
+    @once
     def _likings(self) -> tuple[I64s, I64s]:
         """Rows, -1 of items beyond `live`, and times of the likings, oldest first: both (L,)."""
         entries = np.flatnonzero(self.positive[self.history.actions])

@@ -1,5 +1,7 @@
 """The sequential rules read from live lists are those of the protocol, as far as the lists reach."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from serving import sources
 from serving.lookup import Lookup
 from serving.rows import RowIndex
-from storage.arrays import I64s, U64s
+from serving.sessions import Sessions
+from storage.arrays import F64s, I64s, U64s
 from storage.catalogue import Catalogue
 from storage.log import JSON
 from stream.ingest import EVENTS
@@ -54,6 +57,27 @@ def test_a_context_is_bounded_and_counts_an_item_once(site: Site) -> None:
     context = site.lookup.context("u1", now_ms=site.now_ms)
     newest = [site.catalogue.name(row) for row in context.recent.tolist()]
     assert newest == ["m2", "m1", *[f"n{n}" for n in range(11, 3, -1)]] and len(newest) == sources.RECENT_MAX
+
+
+class Meeting(Sessions):
+    """Votes are made only while another thread makes some too."""
+
+    def __init__(self, index: RowIndex) -> None:
+        super().__init__(index)
+        self.met = threading.Barrier(2)
+
+    def votes(self, prefix: I64s, num_items: int) -> F64s:
+        self.met.wait(20)
+        return super().votes(prefix, num_items)
+
+
+def test_look_ups_of_two_users_do_not_wait_for_each_other(site: Site) -> None:
+    past = Meeting(RowIndex(site.catalogue))
+    contexts = [replace(site.lookup.context(user, now_ms=site.now_ms), past=past) for user in ("u1", "u2")]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda context: context.votes, contexts))
+    assert [len(votes) for votes in made] == [len(contexts[0].live)] * 2
+    assert contexts[0].votes is made[0], "made once"
 
 
 class Growing(RowIndex):
