@@ -1,9 +1,10 @@
 """What is published just now: newest records of `events`, a few, for who looks at one before it is applied.
 
-    tail = Tail(kafka, partitions=12); tail.start(); records = tail.take(); ...; tail.stop()
+    tail = Tail(kafka, partitions=12, every_ms=200, clock_ms=clock_ms); tail.start(); records = tail.take(); ...; tail.stop()
 
-A thread of its own, for a broker that is away keeps who asks it waiting. Nothing is promised: most records are passed over, so what it
-costs is bounded, whatever is published; without a broker there are none, which is told once a minute.
+A thread of its own, for a broker that is away keeps who asks it waiting. Nothing is promised: a look is taken each `every_ms` and what is
+published meanwhile is passed over, so what it costs is bounded, whatever is published; without a broker there is nothing, which is told
+once a minute.
 """
 
 import contextlib
@@ -22,8 +23,6 @@ from stream.kafka_records import read_in_batches
 
 log = logging.getLogger(__name__)
 POLL_MS: Final = 200
-PAUSE_S: Final = 0.05
-"""Between two looks: what is published meanwhile is passed over."""
 RECORDS_MAX: Final = 64
 FETCH_BYTES_MAX: Final = 64 << 10
 ANSWER_MS: Final = 5000
@@ -35,9 +34,9 @@ STOP_S: Final = 2.0
 class Tail(threading.Thread):
     """`take` from any thread."""
 
-    def __init__(self, kafka: Kafka, *, partitions: int, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, kafka: Kafka, *, partitions: int, every_ms: int, clock_ms: Callable[[], int]) -> None:
         super().__init__(name="tail", daemon=True)
-        self._kafka, self._clock_ms = kafka, clock_ms
+        self._kafka, self._every_s, self._clock_ms = kafka, every_ms / 1000, clock_ms
         self._places = [TopicPartition(kafka.topic(EVENTS), partition) for partition in range(partitions)]
         self._lock, self._newest = threading.Lock(), list[Record]()
         self._stopping = threading.Event()
@@ -76,7 +75,7 @@ class Tail(threading.Thread):
                 if found:
                     with self._lock:
                         self._newest = found
-                    self._stopping.wait(PAUSE_S)
+                    self._stopping.wait(self._every_s)
                     consumer.seek_to_end()
         finally:
             with contextlib.suppress(KafkaError):

@@ -60,8 +60,9 @@ def run_api(settings: Settings) -> None:
 def _listen(site: ClusterServing, settings: Settings) -> None:
     """Have events looked at as they are published; an api process learns weights for itself, from what it sees."""
     weighing = Weighing(site.serving, kept=LearnedRedis(site.services.client, site.services.prefix))
-    site.tail = Tail(site.services.log.kafka, partitions=site.services.shape.partitions, clock_ms=now_ms)
-    site.asking = Asking(site.serving, every_ms=int(1000 / settings.online_per_s), generator=np.random.default_rng(), weighing=weighing)
+    every_ms = int(1000 / settings.online_per_s)
+    site.tail = Tail(site.services.log.kafka, partitions=site.services.shape.partitions, every_ms=every_ms, clock_ms=now_ms)
+    site.asking = Asking(site.serving, every_ms=every_ms, generator=np.random.default_rng(), weighing=weighing)
 
 
 def _start(site: ClusterServing, pulse: Pulse) -> None:

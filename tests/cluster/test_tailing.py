@@ -19,6 +19,7 @@ from stream.topics import create
 from tests.services import kafka_server
 
 SEEN_S = 30.0
+EVERY_MS = 50
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
@@ -30,7 +31,7 @@ def topics(broker: KafkaServer) -> Kafka:
 
 @contextmanager
 def tailing(kafka: Kafka) -> Iterator[Tail]:
-    tail = Tail(kafka, partitions=2, clock_ms=now_ms)
+    tail = Tail(kafka, partitions=2, every_ms=EVERY_MS, clock_ms=now_ms)
     tail.start()
     try:
         yield tail
