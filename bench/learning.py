@@ -3,10 +3,11 @@
     python -m bench.learning [--data u.data ...] [--no-world] [--events-per-s 300] [--out out]
 
 The product's loop (`freshet/demo/loop.py`) over each file and over a synthetic world whose users change their tastes at one planted moment,
-twice each: trainings of heads alone after the first trunk, and every second one a trunk. `none` is model and weights as the warm-up left
-them, over the same live counts. The stream comes at a fixed pace, so that trainings lie as many events apart on any machine that keeps up.
-Beside the hit rates: the events until a system is back after the drift, what the gate decided, seconds of training, and how long look-ups
-took while nothing was trained and while something was. A page with the curves is left for each source in OUT. The last line is JSON.
+three times each: without a training after the first, with trainings of heads alone, and with every second one a trunk. `none` is model and
+weights as the warm-up left them, over the same live counts. The stream comes at a fixed pace, so that trainings lie as many events apart on
+any machine that keeps up. Beside the hit rates: the events until a system is back after the drift, what the gate decided, seconds of
+training, and how long look-ups took beside one; `idle` is how long the same ones took in the pass without any. A page with the curves is
+left for each source in OUT. The last line is JSON.
 """
 
 import argparse
@@ -38,11 +39,12 @@ from storage.arrays import F64s, I64s
 EVENTS_PER_S: Final = 300.0
 TRAIN_EVENTS: Final = 2000
 TRAIN_SECONDS: Final = 15.0
-NONE, HEADS, BOTH = "none", "heads", "trunks_and_heads"
-TRUNK_EVERY: Final = {HEADS: 10**9, BOTH: 2}
+NONE, WEIGHTS, HEADS, BOTH = "none", "weights", "heads", "trunks_and_heads"
+NEVER: Final = 10**9
 CONTROLS: Final = ("counting_blend", "popular", "cooccurrence")
 ABOUT: Final = {
     NONE: "model and weights as the warm-up left them, over live counts",
+    WEIGHTS: "the warm-up's model, weights learned by question",
     HEADS: "heads trained on what came, one trunk, weights learned by question",
     BOTH: "every second training a trunk, the others heads, weights learned by question",
     "counting_blend": "the counts alone, their weights fitted anew by each training",
@@ -65,6 +67,14 @@ class Stream:
     source: Source
     name: str
     drift_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """Of training, after the first one: every so many events, and which of them trains a trunk."""
+
+    train_events: int
+    trunk_every: int
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,12 @@ def streams_of(data: Sequence[Path] | None, folder: Path, *, world: bool) -> lis
 
 
 def measure(stream: Stream, *, events_per_s: float, events_max: int | None, out: Path, say: Callable[[str], None]) -> dict[str, object]:
-    """Both ways of training over one source."""
+    """Each way of training over one source."""
     rows = in_time_order(stream.source, events_max)
+    ways = {WEIGHTS: Way(NEVER, NEVER), HEADS: Way(TRAIN_EVENTS, NEVER), BOTH: Way(TRAIN_EVENTS, 2)}
     ran = {}
-    for name, every in TRUNK_EVERY.items():
-        ran[name] = run(stream, rows, trunk_every=every, events_per_s=events_per_s, say=partial(_say_of, say, f"{stream.name}, {name}"))
+    for name, way in ways.items():
+        ran[name] = run(stream, rows, way, events_per_s=events_per_s, say=partial(_say_of, say, f"{stream.name}, {name}"))
     loops = {name: one.loop for name, one in ran.items()}
     hits, at = {name: loop.contest.hits() for name, loop in loops.items()}, np.array(loops[BOTH].contest.at, dtype=np.int64)
     systems = {NONE: hits[BOTH]["frozen"]}
@@ -135,16 +146,20 @@ def measure(stream: Stream, *, events_per_s: float, events_max: int | None, out:
         "back_after": None if drift is None else {name: back_after(of, at, drift) for name, of in systems.items()},
         "gate": {name: _decisions(loop) for name, loop in loops.items()},
         "training_s_per_10k_events": {name: 1e4 * loop.training_s / len(rows) for name, loop in loops.items()},
-        "lookup_p99_ms": {name: lookups(loop.contest.lookup_ms, loop.beside) for name, loop in loops.items()},
+        "lookup_p99_ms": {
+            name: lookups(loops[name].contest.lookup_ms, loops[name].beside, idle_ms=loops[WEIGHTS].contest.lookup_ms)
+            for name in (HEADS, BOTH)
+        },
     }  # fmt: skip
 
 
-def run(stream: Stream, rows: list[Row], *, trunk_every: int, events_per_s: float, say: Callable[[str], None]) -> Ran:
+def run(stream: Stream, rows: list[Row], way: Way, *, events_per_s: float, say: Callable[[str], None]) -> Ran:
     """One pass in a folder that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="freshet-learning-") as folder:
         settings = Settings(
-            data=Path(folder), train_events_min=TRAIN_EVENTS, train_interval_s=0, trunk_every=trunk_every, train_seconds_max=TRAIN_SECONDS
-        )
+            data=Path(folder), train_events_min=way.train_events, train_interval_s=0, trunk_every=way.trunk_every,
+            train_seconds_max=TRAIN_SECONDS,
+        )  # fmt: skip
         with Engine(settings) as engine:
             service = Service(engine)
             try:
@@ -189,18 +204,16 @@ def back_after(hits: F64s, at: I64s, drift: int) -> int | None:
     return int(at[first + WINDOW - 1 + reached[0]] - drift) if len(reached) else None
 
 
-def lookups(timed_ms: Sequence[float], trained: Sequence[bool]) -> dict[str, float | bool | None]:
-    """p99 while nothing and while something was trained, and whether their ratio is within bounds."""
-    taken_ms, beside = np.array(timed_ms, dtype=np.float64), np.array(trained, dtype=np.bool_)
-    idle, busy = taken_ms[~beside], taken_ms[beside]
-    if not len(idle) or not len(busy):
-        return {"idle": _p99(idle), "training": _p99(busy), "ratio": None, "within": None}
-    ratio = float(np.percentile(busy, 99) / np.percentile(idle, 99))
-    return {"idle": _p99(idle), "training": _p99(busy), "ratio": ratio, "within": ratio <= LOOKUP_RATIO_MAX}
+def lookups(timed_ms: Sequence[float], trained: Sequence[bool], *, idle_ms: Sequence[float]) -> dict[str, float | bool | None]:
+    """p99 of the look-ups beside which something was trained, and of the same ones where nothing was; whether the ratio is within bounds.
 
-
-def _p99(taken_ms: F64s) -> float | None:
-    return float(np.percentile(taken_ms, 99)) if len(taken_ms) else None
+    (Q,) each, in the order of the questions, which are the same in every pass.
+    """
+    beside = np.array(trained, dtype=np.bool_)
+    if not beside.any():
+        return {"idle": None, "training": None, "ratio": None, "within": None}
+    idle, training = (float(np.percentile(np.array(taken)[beside], 99)) for taken in (idle_ms, timed_ms))
+    return {"idle": idle, "training": training, "ratio": training / idle, "within": training <= LOOKUP_RATIO_MAX * idle}
 
 
 def _decisions(loop: Loop) -> list[dict[str, object]]:

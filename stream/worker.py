@@ -8,6 +8,7 @@ share the partitions of both topics by Kafka's group, and what each may write is
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,9 @@ PACK_WEIGHT: Final = 256
 """For how many events a pack counts before it is opened."""
 TOGETHER_BYTES: Final = 256 << 10
 """So little is reduced at once, whatever partitions it is of: one after the other they would wait for more than they work."""
+REST_SHARE: Final = 0.5
+"""Of the time that a round of so little took: others have the cores meanwhile, and the next round does more for its price."""
+REST_MAX_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Round:
     events: int = 0
     edges: int = 0
     applied: tuple[Applied, ...] = ()
+    rest_s: float = 0.0
+    """How long to wait before the next round."""
 
 
 @dataclass
@@ -97,6 +103,7 @@ class Worker:
         """
         timeout_ms = min(timeout_ms, self._gathering.patience_ms(now_ms))
         batches = self._consumer.poll(timeout_ms=timeout_ms, records_max=PACKS_MAX if self._packs else RECORDS_MAX)
+        begin, size = time.perf_counter(), sum(len(record.value) for batch in batches for record in batch.records)
         self._packs = any(batch.records[0].form == PACK for batch in batches if batch.topic == EVENTS and batch.records)
         self._apply([batch for batch in batches if batch.topic == EVENTS], now_ms)
         for batch in batches:
@@ -104,7 +111,8 @@ class Worker:
                 self._gathering.add(batch.partition, batch.records, batch.end, now_ms=now_ms)
         edges = self._gathering.step(now_ms=now_ms)
         applied = self._committing.collect(wait=not self._consumer.behind())
-        done = Round(sum(one.events for one in applied), edges, tuple(applied))
+        rest_s = rest_after(time.perf_counter() - begin, size=size)
+        done = Round(sum(one.events for one in applied), edges, tuple(applied), rest_s)
         self._note(done)
         return done
 
@@ -181,6 +189,15 @@ class Worker:
         self._consumer.refused(topic, partition)
 
 
+def rest_after(worked_s: float, *, size: int) -> float:
+    """Seconds to wait after a round that worked on `size` bytes for so long: none where nothing came, or so much that more is waiting.
+
+    >>> rest_after(0.02, size=1000), rest_after(0.02, size=1 << 20), rest_after(0.02, size=0), rest_after(9.0, size=1000)
+    (0.01, 0.0, 0.0, 0.05)
+    """
+    return min(REST_MAX_S, REST_SHARE * worked_s) if 0 < size <= TOGETHER_BYTES else 0.0
+
+
 def pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
     """A batch in pieces of about EVENTS_AT_ONCE events, each with where its reader stands; the last one ends where the batch does."""
     begin = weight = 0
@@ -193,12 +210,16 @@ def pieces(batch: Batch) -> Iterator[tuple[Decoded, int]]:
 
 
 def run(
-    worker: Worker, *, clock_ms: Callable[[], int], stopping: Callable[[], bool], told: Callable[[Round], None] = lambda _: None
-) -> None:
+    worker: Worker, *, clock_ms: Callable[[], int], stopping: Callable[[], bool], told: Callable[[Round], None] = lambda _: None,
+    rest: Callable[[float], object] = time.sleep,
+) -> None:  # fmt: skip
     """Rounds until told to stop; then leave the group. Whatever goes wrong ends it, after which nothing more is sent."""
     collect_seldom()
     try:
         while not stopping():
-            told(worker.round(now_ms=clock_ms()))
+            done = worker.round(now_ms=clock_ms())
+            told(done)
+            if done.rest_s:
+                rest(done.rest_s)
     finally:
         worker.close()

@@ -9,6 +9,7 @@ have come back without its last second.
 """
 
 import logging
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -29,6 +30,8 @@ from stream.ingest import EVENTS, Tally
 from stream.shape import Shape
 
 log = logging.getLogger(__name__)
+COUNTED_MS: Final = 250
+"""Counts change with every event, and how popular an item is not from one moment to the next."""
 _TALLY = np.array([1], dtype=np.uint64)
 
 
@@ -46,6 +49,7 @@ class Follower:
         """By partition; replaced as a whole, so that other threads may walk through it."""
         self.view = View(state, shape, self._names, self.progress, keeps_sessions=keeps_sessions)
         self._marks: dict[int, int] = {}
+        self._counted, self._counted_ms = np.empty(0, np.uint64), 0
         self._whole = False
         self._fill(now_ms=0)
 
@@ -73,8 +77,10 @@ class Follower:
         self.tallies = self.tallies | {p: msgspec.json.decode(blob, type=Tally) for p, blob in changes.tallies.items() if blob}
         born = self._learn_items(np.union1d(changes.nodes, changes.counted))
         contents = self._contents(changes.nodes)
-        if len(changes.counted):
-            self.view.popularity.reload(changes.counted, self._newest_ms)
+        self._counted = np.union1d(self._counted, changes.counted)
+        if len(self._counted) and not 0 <= now_ms - self._counted_ms < COUNTED_MS:
+            self.view.popularity.reload(self._counted, self._newest_ms)
+            self._counted, self._counted_ms = self._counted[:0], now_ms
         self.view.take_likings(*changes.likings.T.copy())
         self._advance(changes.marks, now_ms)
         self._whole = True

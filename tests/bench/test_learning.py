@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import learning
-from bench.learning import BOTH, CONTROLS, HEADS, NONE, WINDOW, back_after, curve, lookups, main
+from bench.learning import BOTH, CONTROLS, HEADS, NONE, WEIGHTS, WINDOW, back_after, curve, lookups, main
 from freshet.demo import loop
 from freshet.world.events import WorldConfig
 
@@ -28,10 +28,12 @@ def test_back_after_a_drift_is_when_a_whole_window_after_it_is_as_good_as_before
     assert back_after(hits, at, WINDOW // 2) is None and back_after(hits, at, len(hits) - 5) is None, "too few on one side"
 
 
-def test_look_ups_are_compared_while_idle_and_while_trained() -> None:
-    found = lookups([1.0] * 100 + [2.0] * 100, [False] * 100 + [True] * 100)
+def test_look_ups_beside_a_training_are_compared_with_the_same_ones_of_a_pass_without() -> None:
+    beside = [False] * 100 + [True] * 100
+    found = lookups([9.0] * 100 + [2.0] * 100, beside, idle_ms=[7.0] * 100 + [1.0] * 100)
     assert found == {"idle": 1.0, "training": 2.0, "ratio": 2.0, "within": False}
-    assert lookups([1.0], [True]) == {"idle": None, "training": 1.0, "ratio": None, "within": None}
+    assert lookups([1.0], [True], idle_ms=[1.0])["within"] is True
+    assert lookups([1.0], [False], idle_ms=[1.0]) == {"idle": None, "training": None, "ratio": None, "within": None}
 
 
 def test_a_small_world_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,8 +46,8 @@ def test_a_small_world_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["--data", str(ratings), "--events-per-s", "100000", "--out", str(tmp_path / "out")]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["streams"]
     world = found["world, seed 2"]
-    assert set(world["hit_at_10"]) == {NONE, HEADS, BOTH, *CONTROLS} and world["drift_at"] > 0
-    assert all(len(world["gate"][way]) == 1 and world["training_s_per_10k_events"][way] > 0 for way in (HEADS, BOTH))
+    assert set(world["hit_at_10"]) == {NONE, WEIGHTS, HEADS, BOTH, *CONTROLS} and world["drift_at"] > 0
+    assert all(len(world["gate"][way]) == 1 and world["training_s_per_10k_events"][way] > 0 for way in (WEIGHTS, HEADS, BOTH))
     assert found[f"{tmp_path.name}/u"]["drift_at"] is None and found[f"{tmp_path.name}/u"]["back_after"] is None
-    assert len(list((tmp_path / "out").glob("learning-*.html"))) == 4
+    assert len(list((tmp_path / "out").glob("learning-*.html"))) == 6
     assert main(["--data", str(tmp_path / "nothing")]) == 2

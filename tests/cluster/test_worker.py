@@ -9,6 +9,10 @@ import signal
 import pytest
 
 from bench.faults.points import POINTS
+from freshet.clock import now_ms
+from stream.edges import EDGES
+from stream.ingest import EVENTS
+from stream.worker import REST_MAX_S, Worker, run
 from tests.cluster.installation import Site
 from tests.stream.event_logs import expected, make_messages
 from tests.stream.oracle import Oracle
@@ -33,4 +37,16 @@ def test_effect_once_when_a_worker_is_killed_at_every_named_point(point: str, si
     oracle, dead = filled(site, seed=3, messages=240)
     assert site.start(point=point).wait(timeout=60) == KILLED
     site.work_until_applied()
+    site.assert_effect_once(oracle, dead)
+
+
+def test_a_worker_rests_after_rounds_of_little_and_goes_on(site: Site) -> None:
+    oracle, dead = filled(site, seed=5, messages=60)
+    worker, rests = Worker(site.kafka, site.state, site.log, site.shape, group=site.name, session_ms=3000), list[float]()
+
+    def applied() -> bool:
+        return all(site.state.watermarks(topic).get(0, 0) == site.log.end_offset(topic, 0) for topic in (EVENTS, EDGES))
+
+    run(worker, clock_ms=now_ms, stopping=applied, rest=rests.append)
+    assert rests and all(0 < rest_s <= REST_MAX_S for rest_s in rests)
     site.assert_effect_once(oracle, dead)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.processes.follower import Follower
+from freshet.processes.follower import COUNTED_MS, Follower
 from freshet.settings import Settings
 from freshet.view import View
 from storage.changes_redis import ChangeFeed
@@ -105,8 +105,22 @@ def test_after_any_commits_it_equals_a_view_loaded_afresh(site: Followed, seed: 
             site.put(name, title=f"title {chance.randrange(99)}", deleted=chance.random() < 0.2, ts_ms=NOW_MS + chance.randrange(50))
         else:
             follower.pump(now_ms=NOW_MS)
-    follower.pump(now_ms=NOW_MS)
+    follower.pump(now_ms=NOW_MS + COUNTED_MS)
     assert_whole(site, follower)
+
+
+def test_counts_are_read_a_few_times_a_second_however_often_it_is_pumped(site: Followed) -> None:
+    follower = site.follower()
+
+    def counted_after(n: int, now_ms: int) -> object:
+        site.apply([event(n)])
+        follower.pump(now_ms=now_ms)
+        return held(follower.view)["i1"][3]
+
+    assert [counted_after(1, NOW_MS), counted_after(2, NOW_MS + 1), counted_after(3, NOW_MS + COUNTED_MS - 1)] == [1, 1, 1]
+    follower.pump(now_ms=NOW_MS + COUNTED_MS)
+    assert held(follower.view)["i1"][3] == 3, "what waited is read although nothing came"
+    assert counted_after(4, NOW_MS) == 4, "a clock that was set back keeps nothing waiting"
 
 
 @pytest.mark.parametrize("late", [0, 30, 200])

@@ -7,7 +7,7 @@ from storage.log import JSON, PACK, Record
 from stream.consuming import Batch
 from stream.events import Event
 from stream.wire import encode_event, encode_pack
-from stream.worker import EVENTS_AT_ONCE, PACK_WEIGHT, pieces
+from stream.worker import EVENTS_AT_ONCE, PACK_WEIGHT, REST_MAX_S, TOGETHER_BYTES, pieces, rest_after
 from tests.stream.event_logs import APPEND_MS
 
 EVENT = Event(user_id="u", action="view", item_id="i", ts_ms=1)
@@ -37,3 +37,12 @@ def test_a_batch_of_many_packs_behind_one_event_is_cut() -> None:
 def test_a_batch_without_records_still_says_where_the_reader_stands() -> None:
     ((decoded, end),) = pieces(batch([], beyond=1))
     assert len(decoded) == 0 and end == 1
+
+
+@given(st.floats(0, 60), st.integers(0, 4 * TOGETHER_BYTES))
+def test_a_rest_is_shorter_than_the_round_before_it_and_there_is_none_while_more_waits(worked_s: float, size: int) -> None:
+    rest_s = rest_after(worked_s, size=size)
+    if 0 < size <= TOGETHER_BYTES:
+        assert rest_s == min(REST_MAX_S, worked_s / 2)
+    else:
+        assert rest_s == 0
