@@ -128,7 +128,7 @@ class Lanes:
             path += f"&min_number={landed.offset * self._partitions + landed.partition}&wait_ms={WAIT_MS}"
         try:
             status, body = _got(connection, path)
-        except http.client.RemoteDisconnected:  # a server closes what was idle for a while
+        except ConnectionError:  # a server closes what was idle for a while, maybe just now; one that is gone refuses the next one
             connection.close()
             status, body = _got(connection, path)
         if status != 200:
