@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        stop_as_interrupted()
         self.start()
         return self
 
@@ -304,6 +306,12 @@ def kafka_jars() -> Path:
         except OSError:  # another process was faster
             shutil.rmtree(aside)
     return JARS
+
+
+def stop_as_interrupted() -> None:
+    """SIGTERM ends this program as Ctrl-C does, so that what it started is stopped; where it is handled already, it stays so."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def free_port() -> int:
