@@ -142,9 +142,11 @@ class Runner(threading.Thread):
 
     def _take_back(self, now: int) -> None:
         """Answer from the version before once it was shown that it would do better."""
-        if self.asking is None or not self.asking.fallen:
+        current = self._service.current
+        because = self.asking.fallen(current.live.version) if self.asking and current else ""
+        if self.asking is None or not because:
             return
-        because, self.asking.fallen = self.asking.fallen, ""
+        self.asking.held()
         try:
             version = self._service.roll_back(now_ms=now, because=f"because {because}")
         except (UnknownVersion, StaleRecord, Damaged) as error:

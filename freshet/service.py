@@ -179,11 +179,11 @@ class Serving:
         self.registry.promote(version.name, expected_sequence=record.sequence if record else self.registry.sequence())
         self.flip(loaded)
 
-    def flip(self, loaded: Loaded) -> None:
-        """Answer from this version from now on. The one before stays loaded for roll-back."""
+    def flip(self, loaded: Loaded, *, back: bool = False) -> None:
+        """Answer from this version from now on. The one before stays loaded for roll-back; `back`: this was one, which goes one step."""
         if self.stores.refreshing and (self._current is None or self._current.live.generation != loaded.live.generation):
             self.refresher.mark_all(loaded.live.generation)
-        self._previous, self._current, self._rolled_back = self._current, loaded, False
+        self._previous, self._current, self._rolled_back = self._current, loaded, back
         self.drop_unused()
 
     def reweigh(self, blend: Blend) -> None:

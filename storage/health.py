@@ -27,7 +27,8 @@ class Beat:
     """One process's last word. `watermark`: the number of the last event applied or learned; `at_ms`: when this was said.
 
     `candidate`: the proposed version it has loaded beside the live one and is ready to answer from; `shadow`: what it saw of that one in
-    shadow, if it stood there; `built`: the version whose collection it has filled.
+    shadow, if it stood there; `built`: the version whose collection it has filled. `fallen`: why its `version` does worse than the one
+    before it, once that is shown; `drifted`: how the outcomes of what it answered fell, the last time they did.
     """
 
     process: str
@@ -39,6 +40,8 @@ class Beat:
     candidate: str | None = None
     built: str | None = None
     shadow: dict[str, float] | None = None
+    fallen: str | None = None
+    drifted: str | None = None
 
 
 class Beats(Protocol):

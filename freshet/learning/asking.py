@@ -33,8 +33,8 @@ class Asking:
     """Of each batch at most one event, and at most one each `every_ms`: what it costs is bounded, whatever the load.
 
     An event counts if it would be accepted, is a liking of a known item, and its user has a history without the item. What drifts is
-    the model's discounted gain; `drifted` says so until it is cleared. The version that was live before is asked too, and `fallen` says in
-    words that it would have done better, until it is cleared. Its vectors follow births and new content only, which is to its harm.
+    the model's discounted gain; `drifted` says so until it is cleared. The version that was live before is asked too, and `fallen` has the
+    words once it is shown that it would have done better. Its vectors follow births and new content only, which is to its harm.
     What was ranked is learned from: the live version's weights follow it.
     """
 
@@ -46,7 +46,7 @@ class Asking:
         self._drift = Drift()
         self._regret, self._flip = Regret(), ("", "")
         self.statistics = Online()
-        self.drifted = self.fallen = ""
+        self.drifted = self._fallen = ""
 
     def before(self, records: Sequence[Record], *, now_ms: int) -> None:
         """Look at one event of a batch that is about to be applied."""
@@ -61,7 +61,15 @@ class Asking:
         gain = _gain(case, MODEL)
         self.drifted = self._drift.update(gain) or self.drifted
         if PREDECESSOR in case.ranks:
-            self.fallen = self._regret.add(live=gain, before=_gain(case, PREDECESSOR), asker=user_id) or self.fallen
+            self._fallen = self._regret.add(live=gain, before=_gain(case, PREDECESSOR), asker=user_id) or self._fallen
+
+    def fallen(self, version: str) -> str:
+        """In words by how much this version does worse than the one before it; empty while that is not shown."""
+        return self._fallen if self._flip[0] == version else ""
+
+    def held(self) -> None:
+        """What was shown of the live version is known and no news any more, until it is shown again."""
+        self._fallen = ""
 
     def _case(self, record: Record) -> tuple[str, Case] | None:
         decoded = decode([record])
@@ -110,7 +118,7 @@ class Asking:
     def _watch(self, version: str, before: str) -> None:
         """A flip begins a new comparison."""
         if self._flip != (version, before):
-            self._flip, self._regret, self.fallen = (version, before), Regret(), ""
+            self._flip, self._regret, self._fallen = (version, before), Regret(), ""
 
 
 def _gain(case: Case, system: str) -> float:

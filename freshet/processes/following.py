@@ -85,7 +85,7 @@ class Following:
         if record is None or (current is not None and current.live.version == record.version):
             return
         loaded = self._candidate if self._candidate and self._loaded == record.version else self._serving.load(record.version)
-        self._serving.flip(loaded)
+        self._serving.flip(loaded, back=record.previous is None)
         self._forget()
 
     def _load(self) -> None:

@@ -100,7 +100,9 @@ class Pulse(threading.Thread):
         current = serving.current
         version, collection = (current.live.version, current.live.collection) if current else (None, None)
         number, shadow = serving.view.progress.as_of.number, asdict(following.shadowed) if following.shadowed else None
+        asking = self._serving.asking
+        fallen, drifted = (asking.fallen(version or ""), asking.drifted) if asking else ("", "")
         return Beat(
             self._process, os.getpid(), now, version, collection, number,
-            candidate=following.candidate, built=following.built, shadow=shadow,
+            candidate=following.candidate, built=following.built, shadow=shadow, fallen=fallen or None, drifted=drifted or None,
         )  # fmt: skip

@@ -22,8 +22,9 @@ import numpy as np
 from freshet.cluster import REDIS_ERRORS
 from freshet.learning.child import UNUSABLE, Child
 from freshet.learning.job import EVENTS_MAX, HEAD, TRUNK, Job, Outcome, Report
+from freshet.versions import rolled_back
 from serving.shadow import Shadowed
-from storage.health import Beat, Beats
+from storage.health import Beat, Beats, key_of
 from storage.learned import LearnedStore
 from storage.leases_redis import LEASE_MS, Leases
 from storage.models import Damaged, StaleRecord, UnknownVersion, Version
@@ -88,6 +89,12 @@ class Trainer:
         self._outcome: Outcome | None = None
         """Decided, and not recorded yet."""
         self._taking_over = False
+        self._drifts: dict[str, str | None] = {}
+        """What each api process said of its last drift when the latest training began: it has learned from that."""
+        self._kept: int | None = None
+        """The sequence of a live record that could not be taken back."""
+        self.taken_back = 0
+        """Versions that this one has taken back."""
         self._leased_ms = self._counted_ms = self._events = self._events_at_start = self._events_learned = self._trainings = 0
         self._last_ms: int | None = None
 
@@ -110,15 +117,20 @@ class Trainer:
             return None
         if self._outcome is not None:
             return self._record(self._outcome)
+        if counted := now_ms - self._counted_ms >= COUNT_MS:
+            self._counted_ms = now_ms
+            self._take_back(now_ms)
         if self._proposed is not None:
             return self._settle(self._proposed, now_ms)
         if self._child is not None:
             return self._ended(self._child, now_ms) if self._child.ended else None
-        if now_ms - self._counted_ms >= COUNT_MS:
-            self._counted_ms = now_ms
-            self._events = self._accepted()
-            if due(self._options.cadence, new_events=self._events - self._events_learned, now_ms=now_ms, last_ms=self._last_ms):
-                self._start(now_ms)
+        if counted:
+            self._events, drifted = self._accepted(), self._drifted(now_ms)
+            new_events = self._events - self._events_learned
+            why = due(self._options.cadence, new_events=new_events, now_ms=now_ms, last_ms=self._last_ms, drifted=drifted)
+            if why:
+                log.info("training_due because=%s", why)
+                self._start(now_ms, drifted=bool(drifted))
         return None
 
     def close(self) -> None:
@@ -141,6 +153,7 @@ class Trainer:
                 shutil.rmtree(self._options.folder, ignore_errors=True)  # what a killed trainer left: nothing of it was promoted
             ours = self._proposed.version.name if self._proposed else None
             self._shared.registry.propose(ours)  # another's was never promoted
+            self._drifts = _drifts(self._shared.health.read())  # who led before knew of those
             self._taking_over = False
 
     def _drop(self) -> None:
@@ -155,11 +168,39 @@ class Trainer:
         blobs = self._shared.state.read_many([(TALLIES, partition, _TALLY) for partition in range(self._options.partitions)])
         return sum(msgspec.json.decode(blob, type=Tally).accepted for (blob,) in blobs if blob)
 
-    def _start(self, now_ms: int) -> None:
+    def _take_back(self, now_ms: int) -> None:
+        """Make the version before live again once an api process has shown that it would do better. What was trained beside the one that
+        falls, or is proposed, was compared with it: its flip expects another record, and is refused.
+        """
+        live = self._shared.registry.live()
+        if live is None or live.sequence == self._kept:
+            return
+        because = next((beat.fallen for beat in self._apis(now_ms) if beat.fallen and beat.version == live.version), None)
+        if because is None:
+            return
+        try:
+            back = rolled_back(self._shared.registry, now_ms=now_ms, because=f"because {because}")
+        except (UnknownVersion, StaleRecord, Damaged) as error:
+            self._kept = live.sequence
+            log.warning("roll_back_failed because=%s error=%s", because, error)
+            return
+        self.taken_back += 1
+        log.warning("rolled_back to=%s because=%s", back.version, because)
+
+    def _drifted(self, now_ms: int) -> str:
+        """How what some api process answers fell behind since the latest training began; empty if nothing did."""
+        return next((beat.drifted for beat in self._apis(now_ms) if beat.drifted and beat.drifted != self._drifts.get(key_of(beat))), "")
+
+    def _apis(self, now_ms: int) -> list[Beat]:
+        return [beat for beat in self._shared.health.alive(now_ms, within_ms=ALIVE_MS) if beat.process.startswith("api")]
+
+    def _start(self, now_ms: int, *, drifted: bool) -> None:
+        """A trunk at first, every so many-th time and after a drift, as a head turns on item vectors that are then old; else a head."""
         registry, options = self._shared.registry, self._options
         live = registry.live()
         self._sequence = live.sequence if live else 0
-        kind = TRUNK if live is None or self._trainings % options.trunk_every == 0 else HEAD
+        self._drifts = _drifts(self._shared.health.read())
+        kind = TRUNK if live is None or drifted or self._trainings % options.trunk_every == 0 else HEAD
         known = registry.versions()
         given = [(int(found[1]), int(found[2])) for name in self._decided() if (found := _NAME.fullmatch(name))]
         given += [(version.generation, int(found[2]) if (found := _NAME.fullmatch(version.name)) else 0) for version in known]
@@ -213,8 +254,7 @@ class Trainer:
         withdraw it after a long while.
         """
         name, report = proposed.version.name, proposed.report
-        alive = self._shared.health.alive(now_ms, within_ms=ALIVE_MS)
-        built, apis = any(beat.built == name for beat in alive), [beat for beat in alive if beat.process.startswith("api")]
+        built, apis = any(beat.built == name for beat in self._shared.health.alive(now_ms, within_ms=ALIVE_MS)), self._apis(now_ms)
         waiting, seen = sorted(beat.process for beat in apis if beat.candidate != name), _seen(apis, name)
         promoted, reason = False, report.reason
         if built and not waiting:
@@ -249,6 +289,10 @@ class Trainer:
         self._outcome = None
         log.info("gate version=%s promoted=%s reason=%s", outcome.version, outcome.promoted, outcome.reason)
         return outcome
+
+
+def _drifts(beats: Sequence[Beat]) -> dict[str, str | None]:
+    return {key_of(beat): beat.drifted for beat in beats}
 
 
 def _seen(apis: Sequence[Beat], name: str) -> Shadowed | None:

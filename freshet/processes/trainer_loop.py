@@ -44,6 +44,9 @@ class TrainerMetrics:
         self.registry = registry = CollectorRegistry()
         self.trainings = Counter("freshet_trainer_trainings_total", "Trainings by what became of them", ["outcome"], registry=registry)
         self.seconds = Histogram("freshet_trainer_seconds", "Time of a training, to its decision", buckets=_TRAINING_S, registry=registry)
+        self.roll_backs = Counter(
+            "freshet_roll_backs_total", "Versions taken back because their predecessor would do better", registry=registry
+        )
         self.leading = Gauge("freshet_trainer_leading", "Whether this process is the one that trains", registry=registry)
 
     def take(self, outcome: Outcome, began_ms: int) -> None:
@@ -83,7 +86,7 @@ class Loop(threading.Thread):
             self._health.forget(self._beat(now_ms()))
 
     def _round(self) -> float:
-        now, pause = now_ms(), STEP_S
+        now, pause, taken_back = now_ms(), STEP_S, self._trainer.taken_back
         try:
             outcome = self._trainer.step(now_ms=now)
             if outcome is not None:
@@ -95,6 +98,7 @@ class Loop(threading.Thread):
             self._tell(error, now)
             pause = AWAY_S
         self.moved_ms = now_ms()
+        self._metrics.roll_backs.inc(self._trainer.taken_back - taken_back)
         self._metrics.leading.set(self._trainer.leading)
         return pause
 

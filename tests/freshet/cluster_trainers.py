@@ -59,7 +59,8 @@ def stepped(trainer: Trainer, now_ms: int) -> Outcome | None:
 
 
 def beat(
-    site: Followed, name: str, now_ms: int, *, candidate: str | None = None, built: str | None = None, shadow: Shadowed | None = None
-) -> None:
-    saw = asdict(shadow) if shadow else None
-    site.health.beat(Beat(name, 1, now_ms, None, None, 0, candidate=candidate, built=built, shadow=saw))
+    site: Followed, name: str, now_ms: int, *, candidate: str | None = None, built: str | None = None, shadow: Shadowed | None = None,
+    version: str | None = None, fallen: str | None = None, drifted: str | None = None,
+) -> None:  # fmt: skip
+    ready = {"candidate": candidate, "built": built, "shadow": asdict(shadow) if shadow else None}
+    site.health.beat(Beat(name, 1, now_ms, version, None, 0, fallen=fallen, drifted=drifted, **ready))  # type: ignore[arg-type]  # as it comes
