@@ -1,11 +1,12 @@
 """The weights of a blend, learned from what is taken while it answers: sources age, lists fill, tastes turn between two trainings.
 
-    live = LiveBlend(version_blend); live.learn(features, target, asker="u1"); live.blend
+    live = Leading(version_blend, stayed=blend_before); live.learn(features, target, asker="u1"); live.blend
 
 One step of gradient descent a question on the negative log-likelihood of what was taken, under a softmax of the blended scores over the
 first hundred; no weight falls below 0. What was taken and is not among them teaches nothing: over all candidates likelihood moves weights
 for what no answer shows (ADR 0029). The version's own weights are asked the same questions: once these are shown to rank better, what was
-learned is dropped (`trainers/regret.py`). Ours.
+learned is dropped (`trainers/regret.py`). When a version goes live there are two sets of weights, its own and those that answered before it,
+which know what came while it was trained (ADR 0031); both learn, and what has ranked better lately answers. Ours.
 """
 
 from typing import Final
@@ -21,6 +22,8 @@ STEP: Final = 0.003
 """Of the gradient, by question (ADR 0029)."""
 FIRST_MAX: Final = 100
 """Candidates that a question is about: those that the blend puts first."""
+LATELY: Final = 200
+"""Questions: what ranked better is told by a sum that forgets one part in so many with each."""
 GRADIENT_MAX: Final = 10.0
 """One odd question moves no weight by more than STEP times this."""
 
@@ -65,3 +68,32 @@ class LiveBlend:
             return False
         self._regret = Regret()
         return True
+
+
+class Leading:
+    """One or two sets of weights that learn from the same questions; `blend` is of the one that has ranked better lately."""
+
+    def __init__(self, fitted: Blend, *, stayed: Blend | None = None, cases: int = 0) -> None:
+        """A version's own weights, and beside them those that `stayed` from before and lead at first. Raises ValueError as `LiveBlend`."""
+        own = LiveBlend(fitted)
+        self._sets = [own] if stayed is None else [LiveBlend(fitted, learned=stayed), own]
+        self._gains = np.zeros(len(self._sets))
+        self._before, self._own = cases, own
+
+    @property
+    def blend(self) -> Blend:
+        """As it is now."""
+        return self._sets[int(self._gains.argmax())].blend
+
+    @property
+    def cases(self) -> int:
+        """Questions learned from, those of before included."""
+        return self._before + self._own.cases
+
+    def learn(self, features: F32s | F64s, target: int, *, asker: str) -> None:
+        """Take one question, as `LiveBlend.learn` does."""
+        if len(self._sets) > 1 and np.isfinite(features).all():
+            scores = np.stack([one.blend.score(features) for one in self._sets])
+            self._gains += discounted_gain(mid_ranks(scores, np.full(len(scores), target))) - self._gains / LATELY
+        for one in self._sets:
+            one.learn(features, target, asker=asker)

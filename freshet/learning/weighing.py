@@ -2,7 +2,8 @@
 
     weighing = Weighing(service, kept=LearnedFile(data / "weights.json")); weighing.learn(features, at, asker="u1"); weighing.save()
 
-A version that goes live begins with the weights it was fitted with, or with what is kept of it; so does one that is gone back to.
+A version that goes live begins with two sets of weights, those that answered until then and those it was fitted with; one that is gone on
+with, with what is kept of it and those.
 """
 
 import logging
@@ -15,7 +16,7 @@ from freshet.service import Serving
 from serving.sources import SOURCES
 from storage.arrays import F64s
 from storage.learned import Learned, LearnedStore
-from trainers.live_blend import LiveBlend
+from trainers.live_blend import Leading
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Weighing:
         """Goes on from what is kept, if it is of the live version."""
         self._service, self._kept = service, kept
         self._of, self._saved = "", 0
-        self._live: LiveBlend | None = None
+        self._live: Leading | None = None
         current = service.current
         if current is not None:
             self._begin(current.live.version, current.live.blend)
@@ -71,12 +72,13 @@ class Weighing:
 
     def _begin(self, version: str, fitted: Blend) -> None:
         own, live = fitted.over(SOURCES), None
+        stayed = self._live.blend if self._live is not None else None
         try:
             kept = self._kept.read() if self._kept else None
             if kept is not None and kept.version == version:
-                live = LiveBlend(own, learned=Blend.from_json(kept.blend).over(SOURCES), cases=kept.cases)
+                live = Leading(own, stayed=Blend.from_json(kept.blend).over(SOURCES), cases=kept.cases)
         except (OSError, msgspec.DecodeError, ValueError) as error:
             log.warning("weights_not_used at=%s error=%s", self._kept.where if self._kept else "", error)
-        self._live = live or LiveBlend(own)
+        self._live = live or Leading(own, stayed=stayed)
         self._of, self._saved = version, self._live.cases
         self._service.reweigh(self._live.blend)

@@ -80,12 +80,29 @@ def test_what_was_learned_survives_a_restart_and_goes_with_its_version(tmp_path:
         train(service, tmp_path / "two", steps=20)
         promote(service, tmp_path / "two", "g2-2", generation=2)
         other = weights_of(service)
-        assert weighing.cases == 0
-        lean(weighing, service, 1)
-        assert weighing.cases == 1 and np.abs(np.subtract(weights_of(service), other)).max() < 0.1
+        assert weighing.cases == 0 and other != learned
     with site(tmp_path / "data") as service:
         Weighing(service, kept=LearnedFile(file))
         assert weights_of(service) == other, "what was kept is another version's"
+
+
+def test_weights_that_answered_stay_over_a_flip_until_those_of_the_new_version_rank_better(tmp_path: Path) -> None:
+    with site(tmp_path / "data") as service:
+        train(service, tmp_path / "one")
+        promote(service, tmp_path / "one", "g1-1")
+        weighing = Weighing(service)
+        lean(weighing, service, 60)
+        learned, popular = weights_of(service), SOURCES.index("popular")
+        promote(service, tmp_path / "one", "g1-2")
+        fitted = weights_of(service)
+        assert fitted[popular] < learned[popular]
+        lean(weighing, service, 1)
+        assert np.abs(np.subtract(weights_of(service), learned)).max() < 0.1 and weighing.cases == 1
+        generator = np.random.default_rng(1)
+        for n in range(5):
+            features = generator.normal(size=(30, len(SOURCES)))
+            weighing.learn(features, int((features @ np.array(fitted)).argmax()), asker=f"v{n}")
+        assert np.abs(np.subtract(weights_of(service), fitted)).max() < 0.1
 
 
 @pytest.mark.parametrize("found", [b"", b"{", b"[1]", b"\xff\xfe", b'{"version":"g1-1","cases":3,"blend":"{}"}'])

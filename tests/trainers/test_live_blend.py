@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from encoders.blend import Blend
-from trainers.live_blend import FIRST_MAX, GRADIENT_MAX, STEP, LiveBlend
+from trainers.live_blend import FIRST_MAX, GRADIENT_MAX, LATELY, STEP, Leading, LiveBlend
 from trainers.regret import LOOK_EVERY
 
 FITTED = Blend(("told", "noise"), np.array([0.2, 1.0]))
@@ -92,3 +92,37 @@ def test_a_question_that_is_not_finite_teaches_nothing() -> None:
 def test_weights_of_other_sources_are_refused() -> None:
     with pytest.raises(ValueError, match="learned are weights of"):
         LiveBlend(FITTED, learned=Blend(("other", "noise"), np.ones(2)))
+
+
+def test_of_two_sets_of_weights_the_one_that_ranked_better_lately_leads_and_both_learn() -> None:
+    generator, noise = np.random.default_rng(0), Blend(FITTED.sources, np.array([0.0, 1.0]))
+    live, alone = Leading(noise, stayed=FITTED, cases=3), LiveBlend(noise)
+    assert live.blend == FITTED and live.cases == 3, "what stayed leads at first"
+    for n in range(40):
+        features, target = question(generator)
+        live.learn(features, target, asker=f"u{n}")
+        alone.learn(features, target, asker=f"u{n}")
+    assert live.cases == 43 and live.blend.weights[0] > FITTED.weights[0], "it tells, and has learned"
+    for n in range(LATELY):
+        features = generator.normal(size=(30, 2))
+        target = int((features @ alone.blend.weights).argmax())
+        live.learn(features, target, asker=f"w{n}")
+        alone.learn(features, target, asker=f"w{n}")
+    assert live.blend.weights.tolist() == alone.blend.weights.tolist(), "its own, as if they had always been alone"
+
+
+def test_one_set_of_weights_is_learned_as_ever_and_a_question_that_is_not_finite_teaches_neither() -> None:
+    generator = np.random.default_rng(0)
+    one, alone, two = Leading(FITTED), LiveBlend(FITTED), Leading(FITTED, stayed=Blend(FITTED.sources, np.ones(2)))
+    for n in range(20):
+        features, target = question(generator)
+        one.learn(features, target, asker=f"u{n}")
+        alone.learn(features, target, asker=f"u{n}")
+    assert one.blend.weights.tolist() == alone.blend.weights.tolist() and one.cases == 20
+    two.learn(np.full((3, 2), np.nan), 0, asker="u")
+    assert two.cases == 0 and two.blend.weights.tolist() == [1.0, 1.0]
+
+
+def test_weights_that_stayed_must_be_of_the_same_sources() -> None:
+    with pytest.raises(ValueError, match="learned are weights of"):
+        Leading(FITTED, stayed=Blend(("other", "noise"), np.ones(2)))
