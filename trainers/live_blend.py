@@ -5,7 +5,7 @@
 One step of gradient descent a question on the negative log-likelihood of what was taken, under a softmax of the blended scores over the
 first hundred; no weight falls below 0. What was taken and is not among them teaches nothing: over all candidates likelihood moves weights
 for what no answer shows (ADR 0029). The version's own weights are asked the same questions: once these are shown to rank better, what was
-learned is dropped (`trainers/regret.py`). When a version goes live there are two sets of weights, its own and those that answered before it,
+learned is dropped (`trainers/regret.py`). When a version goes live there are two sets of weights, its own and those that answered before,
 which know what came while it was trained (ADR 0031); both learn, and what has ranked better lately answers. Ours.
 """
 
